@@ -1,0 +1,40 @@
+"""SASL (RFC 4422) as step machines, server and client side; leaves base64, sockets and stored credentials to others."""
+
+from __future__ import annotations
+
+from .channel_binding import ChannelBinding, channel_binding
+from .scram import ScramHash, ScramKeys, derive_scram_keys
+from .server import (
+    SERVER_MECHANISMS,
+    Authenticated,
+    Challenge,
+    CredentialKind,
+    CredentialsNeeded,
+    Failed,
+    Failure,
+    PasswordGiven,
+    ServerMechanism,
+    Step,
+    UnknownMechanism,
+    server_mechanism,
+)
+
+__all__ = [
+    "SERVER_MECHANISMS",
+    "Authenticated",
+    "Challenge",
+    "ChannelBinding",
+    "CredentialKind",
+    "CredentialsNeeded",
+    "Failed",
+    "Failure",
+    "PasswordGiven",
+    "ScramHash",
+    "ScramKeys",
+    "ServerMechanism",
+    "Step",
+    "UnknownMechanism",
+    "channel_binding",
+    "derive_scram_keys",
+    "server_mechanism",
+]

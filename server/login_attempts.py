@@ -1,0 +1,206 @@
+"""Records login attempts: merged where equal, written by a thread of its own: no login waits for it or fails by it."""
+
+from __future__ import annotations
+
+import atexit
+import hashlib
+import json
+import logging
+import os
+import threading
+import time
+from dataclasses import astuple, dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from django.db import DatabaseError, connection
+from django.db.models import F
+
+from . import db
+from .models import LoginAttempt, LoginResult
+
+log = logging.getLogger(__name__)
+
+FLUSH_INTERVAL: Final = 1.0  # seconds that attempts are collected before they are written in one transaction
+MAX_PENDING: Final = 10_000  # different attempts in memory; more come only from an attack while the database is stuck
+MAX_FAILED_ROWS: Final = 10_000  # per account; the oldest go
+RETENTION: Final = timedelta(days=30)
+UNKNOWN_ACCOUNT: Final = "-"
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """What makes attempts equal: the columns of LoginAttempt but times and count. Never a password."""
+
+    result: LoginResult
+    account_name: str
+    login_address: str
+    remote_ip: str
+    local_ip: str
+    tls: str
+    client_key_fingerprint: str
+    protocol: str
+    user_agent: str
+    mechanism: str
+
+    @property
+    def key(self) -> str:
+        """The value of LoginAttempt.key, 64 hex digits."""
+        return hashlib.sha256(json.dumps([str(value) for value in astuple(self)]).encode()).hexdigest()
+
+
+@dataclass(slots=True)
+class _Pending:
+    first: datetime
+    last: datetime
+    count: int
+
+
+class AttemptRecorder:
+    """Collects attempts in memory. ``flush()`` writes them; with ``background`` a thread does, a second later."""
+
+    def __init__(self, *, background: bool = True) -> None:
+        self._background = background
+        self._lock = threading.Lock()
+        self._pending: dict[Attempt, _Pending] = {}
+        self._wake = threading.Event()
+        self._thread: threading.Thread | None = None
+        self._dropped = 0
+
+    def record(self, attempt: Attempt) -> None:
+        """Take note of an attempt. Never waits for the database and never raises."""
+        now = datetime.now(UTC)
+        with self._lock:
+            if (pending := self._pending.get(attempt)) is not None:
+                pending.last, pending.count = now, pending.count + 1
+            elif len(self._pending) >= MAX_PENDING:
+                self._dropped += 1
+            else:
+                self._pending[attempt] = _Pending(now, now, 1)
+            if self._background and self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="login-attempts", daemon=True)
+                self._thread.start()
+        self._wake.set()
+
+    def flush(self) -> None:
+        """Write what was recorded, in this thread. If the database fails, they are kept for the next time."""
+        with self._lock:
+            taken, self._pending = self._pending, {}
+            dropped, self._dropped = self._dropped, 0
+        if dropped:
+            log.warning("login attempts were not recorded, too many at once", extra={"count": dropped})
+        if not taken:
+            return
+        try:
+            db.retrying(lambda: _write(taken))
+        except (DatabaseError, db.DatabaseBusy) as exc:
+            log.warning("login attempts cannot be recorded yet", extra={"err": str(exc)})
+            self._put_back(taken)
+
+    def _put_back(self, taken: dict[Attempt, _Pending]) -> None:
+        with self._lock:
+            for attempt, pending in taken.items():
+                if (newer := self._pending.get(attempt)) is not None:
+                    newer.first, newer.count = pending.first, newer.count + pending.count
+                elif len(self._pending) < MAX_PENDING:
+                    self._pending[attempt] = pending
+
+    def _run(self) -> None:
+        while True:
+            self._wake.wait()
+            # Attempts of the next moment join the same transaction.
+            time.sleep(FLUSH_INTERVAL)
+            self._wake.clear()
+            self.flush()
+            connection.close()
+
+
+def _write(taken: dict[Attempt, _Pending]) -> None:
+    """Three statements and one for each different count, however many attempts there are; two more per account."""
+    by_key = {attempt.key: attempt for attempt in taken}
+    with db.write():
+        # Locked in one order, so that two processes that write the same rows do not lock each other out.
+        known = set(
+            LoginAttempt.objects.select_for_update()
+            .filter(key__in=by_key)
+            .order_by("key")
+            .values_list("key", flat=True)
+        )
+        LoginAttempt.objects.bulk_create(
+            [_row(key, attempt, taken[attempt]) for key, attempt in sorted(by_key.items()) if key not in known],
+            # Made by another process in this very moment: its row stays, and counts one attempt less.
+            ignore_conflicts=True,
+        )
+        _add_counts({key: taken[by_key[key]] for key in known})
+        _remove_oldest_failures(
+            {a.account_name for key, a in by_key.items() if key not in known and a.result != LoginResult.OK}
+        )
+
+
+def _row(key: str, attempt: Attempt, pending: _Pending) -> LoginAttempt:
+    return LoginAttempt(
+        key=key,
+        first=pending.first,
+        last=pending.last,
+        count=pending.count,
+        result=attempt.result,
+        account_name=attempt.account_name,
+        login_address=attempt.login_address,
+        remote_ip=attempt.remote_ip,
+        local_ip=attempt.local_ip,
+        tls=attempt.tls,
+        client_key_fingerprint=attempt.client_key_fingerprint,
+        protocol=attempt.protocol,
+        user_agent=attempt.user_agent,
+        mechanism=attempt.mechanism,
+    )
+
+
+def _add_counts(seen_again: dict[str, _Pending]) -> None:
+    by_count: dict[int, list[str]] = {}
+    for key, pending in seen_again.items():
+        by_count.setdefault(pending.count, []).append(key)
+    for count, keys in by_count.items():
+        # One time for all of them: they were collected within a second.
+        last = max(seen_again[key].last for key in keys)
+        LoginAttempt.objects.filter(key__in=keys).update(count=F("count") + count, last=last)
+
+
+def _remove_oldest_failures(account_names: set[str]) -> None:
+    for account_name in account_names:
+        failed = LoginAttempt.objects.filter(account_name=account_name).exclude(result=LoginResult.OK)
+        too_many = list(failed.order_by("-last", "-pk").values_list("pk", flat=True)[MAX_FAILED_ROWS:])
+        if too_many:
+            LoginAttempt.objects.filter(pk__in=too_many).delete()
+
+
+def remove_expired(now: datetime) -> int:
+    """Remove attempts that were last made 30 days ago or earlier; gives how many. For the daily clean-up."""
+    with db.write():
+        removed, _ = LoginAttempt.objects.filter(last__lt=now - RETENTION).delete()
+    return removed
+
+
+_of_this_process: AttemptRecorder | None = None
+
+
+def recorder() -> AttemptRecorder:
+    """The recorder of this process; made at the first call, and anew in a forked process."""
+    global _of_this_process  # noqa: PLW0603 # one per process, by design
+    if _of_this_process is None:
+        _of_this_process = AttemptRecorder()
+    return _of_this_process
+
+
+def _flush_at_exit() -> None:
+    if _of_this_process is not None:
+        _of_this_process.flush()
+
+
+def _forget_recorder() -> None:
+    global _of_this_process  # noqa: PLW0603 # the thread stayed in the parent, and so did what it will write
+    _of_this_process = None
+
+
+atexit.register(_flush_at_exit)
+os.register_at_fork(after_in_child=_forget_recorder)

@@ -1,0 +1,75 @@
+"""TLS contexts of the listeners, rebuilt when their certificate files change."""
+
+from __future__ import annotations
+
+import ssl
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+
+from .models import Listener, TLSMode
+
+# Compression leaks (CRIME), renegotiation is of no use to mail, and the server's order prefers forward secrecy.
+_OPTIONS: Final = ssl.OP_NO_COMPRESSION | ssl.OP_NO_RENEGOTIATION | ssl.OP_CIPHER_SERVER_PREFERENCE
+
+
+@dataclass(frozen=True, slots=True)
+class _Pair:
+    certificate: Path
+    key: Path
+
+    def stamp(self) -> tuple[int, int]:
+        return self.certificate.stat().st_mtime_ns, self.key.stat().st_mtime_ns
+
+
+_lock = threading.Lock()
+_contexts: dict[tuple[str, bool], tuple[tuple[int, int], ssl.SSLContext]] = {}
+
+
+def self_signed_pair() -> tuple[Path, Path]:
+    """Where the self-signed certificate and its key are kept (webserver.md: localhost.crt is for clients to trust)."""
+    directory = Path(settings.MOX.data_dir)
+    return directory / "localhost.crt", directory / "localhost.key"
+
+
+def server_context(listener: Listener, *, tickets: bool) -> ssl.SSLContext | None:
+    """The context for connections to a listener; None when it has no TLS.
+
+    ``tickets``: whether sessions can be resumed; off for SMTP, where some large senders fail to resume.
+    """
+    if listener.tls_mode == TLSMode.NONE:
+        return None
+    pair = _pair()
+    stamp = pair.stamp()
+    key = (listener.tls_min_version, tickets)
+    with _lock:
+        cached = _contexts.get(key)
+        if cached is None or cached[0] != stamp:
+            cached = stamp, _context(listener, pair, tickets)
+            _contexts[key] = cached
+        return cached[1]
+
+
+def certificate_der(listener: Listener) -> bytes | None:
+    """The certificate that connections to a listener are served, for channel binding (RFC 5929 4)."""
+    if listener.tls_mode == TLSMode.NONE:
+        return None
+    return ssl.PEM_cert_to_DER_cert(_pair().certificate.read_text())
+
+
+def _pair() -> _Pair:
+    return _Pair(*self_signed_pair())
+
+
+def _context(listener: Listener, pair: _Pair, tickets: bool) -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion[listener.tls_min_version.replace(".", "_")]
+    context.options |= _OPTIONS
+    if not tickets:
+        context.options |= ssl.OP_NO_TICKET
+        context.num_tickets = 0
+    context.load_cert_chain(pair.certificate, pair.key)
+    return context

@@ -1,0 +1,1 @@
+"""Mailboxes, messages and their content, for every interface alike; it decides nothing about whether mail is wanted."""

@@ -1,0 +1,148 @@
+"""Content on its way in: parsed, rendered for IMAP, hashed, and if large on disk, before any transaction is opened."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import io
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import IO, Any, BinaryIO, Final
+
+from django.conf import settings
+from django.core.files.base import File
+from django.core.files.storage import storages
+
+from protocols import imapformat, message
+from server import faults
+
+from . import rows
+from .errors import StorageFull
+from .models import Blob
+from .storage import new_name
+
+STRUCTURE_VERSION: Final = 1  # raise when the parser changes what it says about the same message
+CHUNK: Final = 256 * 1024
+SPOOL_MAX: Final = 1 << 20  # bytes of a converted message in memory before it goes to a temporary file
+
+
+@dataclass(slots=True)
+class PreparedBlob:
+    """Content that is ready to be stored: what ``insert`` writes in one row."""
+
+    size: int
+    sha256: bytes
+    data: bytes | None
+    storage_name: str
+    headerless: bool
+    part: message.Part
+    structure: dict[str, Any]
+    envelope: dict[str, Any]
+    imap_envelope: bytes
+    imap_bodystructure: bytes
+    is_dsn: bool
+
+    def discard(self) -> None:
+        """Nothing refers to it: a file that was written for it is removed."""
+        if self.storage_name:
+            storages["messages"].delete(self.storage_name)
+
+
+def prepare(content: BinaryIO | IO[bytes] | bytes, *, normalize_newlines: bool = False) -> PreparedBlob:
+    """Everything about new content that can be done before the transaction; large content is on disk afterwards.
+
+    ``content`` is bytes or a seekable file. ``normalize_newlines`` turns bare LF into CRLF. Raises StorageFull.
+    """
+    try:
+        return _prepare(content, normalize_newlines)
+    except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise StorageFull(f"the disk of the message store is full: {exc}") from exc
+        raise
+
+
+def _prepare(content: BinaryIO | IO[bytes] | bytes, normalize_newlines: bool) -> PreparedBlob:
+    limit: int = settings.MOX_BLOB_INLINE_MAX
+    file: IO[bytes] = io.BytesIO(content) if isinstance(content, bytes) else content
+    if normalize_newlines:
+        file = _with_crlf(file)
+    size = file.seek(0, io.SEEK_END)
+    file.seek(0)
+    data = file.read() if size <= limit else None
+    storage_name = ""
+    if data is not None:
+        source: bytes | IO[bytes] = data
+        digest = hashlib.sha256(data).digest()
+    else:
+        source = file
+        digest = _digest(file)
+        storage_name = storages["messages"].save(new_name(), File(file))
+        faults.point("store.after_blob_fsync")
+    try:
+        part, _ = message.ensure_part(source)
+        structure = part.to_json()
+        return PreparedBlob(
+            size=size,
+            sha256=digest,
+            data=data,
+            storage_name=storage_name,
+            headerless=part.headerless,
+            part=part,
+            structure=structure,
+            envelope=structure.get("envelope") or {},
+            imap_envelope=imapformat.envelope(part.envelope),
+            imap_bodystructure=imapformat.bodystructure(part),
+            is_dsn=message.is_dsn(part),
+        )
+    except BaseException:
+        if storage_name:
+            storages["messages"].delete(storage_name)
+        raise
+
+
+def insert(prepared: PreparedBlob) -> int:
+    """Store the row for prepared content, in a transaction. Returns its id."""
+    return rows.insert(
+        Blob,
+        {
+            "size": prepared.size,
+            "sha256": prepared.sha256,
+            "data": prepared.data,
+            "storage_name": prepared.storage_name,
+            "headerless": prepared.headerless,
+            "structure": prepared.structure,
+            "structure_version": STRUCTURE_VERSION,
+            "envelope": prepared.envelope,
+            "imap_envelope": prepared.imap_envelope,
+            "imap_bodystructure": prepared.imap_bodystructure,
+            "created": datetime.now(UTC),
+        },
+    )
+
+
+def _digest(file: IO[bytes]) -> bytes:
+    file.seek(0)
+    digest = hashlib.sha256()
+    while block := file.read(CHUNK):
+        digest.update(block)
+    return digest.digest()
+
+
+def _with_crlf(file: IO[bytes]) -> IO[bytes]:
+    file.seek(0)
+    converted: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_MAX)  # noqa: SIM115 # read by the caller
+    for block in _crlf_blocks(file):
+        converted.write(block)
+    return converted
+
+
+def _crlf_blocks(file: IO[bytes]) -> Iterator[bytes]:
+    after_cr = False
+    while block := file.read(CHUNK):
+        converted = block.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        if after_cr and block[:1] == b"\n":
+            converted = converted[1:]  # its CR went out with the block before
+        after_cr = block[-1:] == b"\r"
+        yield converted

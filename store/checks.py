@@ -1,0 +1,216 @@
+"""The consistency checker: everything that must hold of an account, whatever happened to it.
+
+for problem in check_account(account):
+    print(problem)
+"""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from typing import Any, Final
+
+from django.core.files.storage import storages
+from django.db.models import Count, F, Q
+from django.db.models.functions import Length
+
+from accounts.models import Account
+from server import db
+
+from . import mailboxes
+from .columns import BITS
+from .db import Counts
+from .errors import BadFlag, MailboxError
+from .flags import DELETED, SEEN, check_keyword
+from .models import AccountState, Blob, ChangeEvent, Mailbox, Message, Recipient
+
+LINES_PER_KIND: Final = 20
+BATCH: Final = 500
+
+Check = Callable[[Account], Iterator[str]]
+_registered: list[Check] = []
+
+
+def register(check: Check) -> Check:
+    """Have a higher package's check run with the others."""
+    _registered.append(check)
+    return check
+
+
+def check_account(account: Account) -> list[str]:
+    """What is wrong with an account, a line each, at most 20 of a kind; empty when all is well."""
+    problems: list[str] = []
+    with db.read():
+        for check in (*_CHECKS, *_registered):
+            for number, problem in enumerate(check(account)):
+                if number == LINES_PER_KIND:
+                    problems.append(f"{account.name}: more of the same")
+                    break
+                problems.append(f"{account.name}: {problem}")
+    return problems
+
+
+def _counts(account: Account) -> Iterator[str]:
+    expected: dict[int, Counts] = defaultdict(Counts)
+    rows = Message.objects.filter(account=account, expunged=False).values_list("mailbox_id", BITS, "size")
+    for mailbox_id, bits, size in rows.iterator(chunk_size=2000):
+        expected[mailbox_id].add(seen=bool(bits & SEEN), deleted=bool(bits & DELETED), size=size)
+    for mailbox in Mailbox.objects.filter(account=account):
+        counts = expected[mailbox.pk]
+        for column in ("total", "deleted", "unread", "unseen", "size"):
+            stored, right = getattr(mailbox, column), getattr(counts, column)
+            if stored != right and not mailbox.expunged:
+                yield f"mailbox {mailbox.name}: {column} is {stored}, its messages say {right}"
+    total = sum(counts.size for counts in expected.values())
+    state = AccountState.objects.get(account=account)
+    if state.message_size != total:
+        yield f"message_size is {state.message_size}, the messages say {total}"
+
+
+def _uids(account: Account) -> Iterator[str]:
+    state = AccountState.objects.get(account=account)
+    for mailbox in Mailbox.objects.filter(account=account):
+        if not mailbox.expunged and mailbox.uidvalidity >= state.next_uidvalidity:
+            yield (
+                f"mailbox {mailbox.name}: uidvalidity {mailbox.uidvalidity} is not below the account's next, "
+                f"{state.next_uidvalidity}"
+            )
+        beyond = Message.objects.filter(Q(uid__gte=mailbox.uidnext) | Q(uid__lt=1), mailbox=mailbox)
+        for uid in beyond.values_list("uid", flat=True)[:LINES_PER_KIND]:
+            yield f"mailbox {mailbox.name}: uid {uid} is not in 1..{mailbox.uidnext - 1}"
+    twice = Message.objects.filter(account=account).values("mailbox", "uid").annotate(n=Count("id")).filter(n__gt=1)
+    for row in twice[:LINES_PER_KIND]:
+        yield f"mailbox {row['mailbox']}: uid {row['uid']} is there {row['n']} times"
+
+
+def _modseqs(account: Account) -> Iterator[str]:
+    state = AccountState.objects.get(account=account)
+    wrong = Message.objects.filter(account=account).filter(
+        Q(create_modseq__lt=1) | Q(create_modseq__gt=F("modseq")) | Q(modseq__gt=state.last_modseq)
+    )
+    for message in wrong.only("pk", "create_modseq", "modseq")[:LINES_PER_KIND]:
+        yield (
+            f"message {message.pk}: 0 < create_modseq {message.create_modseq} <= modseq {message.modseq} "
+            f"<= last_modseq {state.last_modseq} does not hold"
+        )
+    for message in Message.objects.filter(account=account, modseq__gt=F("mailbox__modseq"))[:LINES_PER_KIND]:
+        yield f"message {message.pk}: modseq {message.modseq} is above that of its mailbox"
+    mailboxes_wrong = Mailbox.objects.filter(account=account).filter(
+        Q(create_modseq__lt=1) | Q(modseq__lt=F("create_modseq")) | Q(modseq__gt=state.last_modseq)
+    )
+    for mailbox in mailboxes_wrong:
+        yield (
+            f"mailbox {mailbox.name}: 0 < create_modseq {mailbox.create_modseq} <= modseq {mailbox.modseq} "
+            f"<= last_modseq {state.last_modseq} does not hold"
+        )
+    for event in ChangeEvent.objects.filter(account=account, modseq__gt=state.last_modseq)[:LINES_PER_KIND]:
+        yield f"event {event.pk}: modseq {event.modseq} is above last_modseq {state.last_modseq}"
+    if state.highest_deleted_modseq > state.last_modseq:
+        yield f"highest_deleted_modseq {state.highest_deleted_modseq} is above last_modseq {state.last_modseq}"
+
+
+def _mailbox_tree(account: Account) -> Iterator[str]:
+    live = {m.pk: m for m in Mailbox.objects.filter(account=account, expunged=False)}
+    for name, count in Counter(m.name for m in live.values()).items():
+        if count > 1:
+            yield f"mailbox {name}: {count} live mailboxes have this name"
+    for mailbox in live.values():
+        try:
+            if mailboxes.canonical_name(mailbox.name) != mailbox.name:
+                yield f"mailbox {mailbox.name!r}: the name is not canonical"
+        except MailboxError as exc:
+            yield f"mailbox {mailbox.name!r}: {exc}"
+        above = mailbox.name.rpartition("/")[0]
+        parent = live.get(mailbox.parent_id) if mailbox.parent_id else None
+        if (parent.name if parent else "") != above:
+            yield f"mailbox {mailbox.name}: its parent is {parent.name if parent else 'none'}, not {above or 'none'}"
+    lost = Message.objects.filter(account=account, expunged=False, mailbox__expunged=True)
+    for message in lost.only("pk")[:LINES_PER_KIND]:
+        yield f"message {message.pk} lives in a removed mailbox"
+    foreign = Message.objects.filter(account=account).exclude(mailbox__account=account)
+    for message in foreign.only("pk")[:LINES_PER_KIND]:
+        yield f"message {message.pk} is in a mailbox of another account"
+
+
+def _content(account: Account) -> Iterator[str]:
+    live = Message.objects.filter(account=account, expunged=False)
+    rows = live.annotate(prefix_size=Length("prefix"), data_size=Length("blob__data")).values_list(
+        "pk", "size", "prefix_size", "blob__size", "data_size", "blob__storage_name"
+    )
+    for pk, size, prefix_size, blob_size, data_size, name in rows.iterator(chunk_size=2000):
+        if size != prefix_size + blob_size:
+            yield f"message {pk}: size is {size}, prefix and content have {prefix_size} + {blob_size}"
+        if not name and data_size != blob_size:
+            yield f"message {pk}: content has {data_size} bytes, its row says {blob_size}"
+        if name:
+            yield from _file(pk, name, blob_size)
+    for pk in Message.objects.filter(account=account, erased=True, blob__isnull=False).values_list("pk", flat=True):
+        yield f"message {pk} is erased and still has content"
+
+
+def _file(pk: int, name: str, size: int) -> Iterator[str]:
+    try:
+        stored = storages["messages"].size(name)
+    except OSError as exc:
+        yield f"message {pk}: content {name} cannot be read: {exc}"
+        return
+    if stored != size:
+        yield f"message {pk}: content {name} has {stored} bytes, its row says {size}"
+
+
+def _structure(account: Account) -> Iterator[str]:
+    blobs = Blob.objects.filter(messages__account=account, messages__expunged=False).distinct()
+    rows = blobs.values_list("pk", "size", "structure", "imap_envelope", "imap_bodystructure")
+    for pk, size, structure, envelope, bodystructure in rows.iterator(chunk_size=BATCH):
+        if not bytes(envelope).startswith(b"(") or not bytes(bodystructure).startswith(b"("):
+            yield f"blob {pk}: what FETCH sends as ENVELOPE or BODYSTRUCTURE is missing"
+        for problem in _part(structure, 0, size):
+            yield f"blob {pk}: {problem}"
+
+
+def _part(part: dict[str, Any], low: int, high: int) -> Iterator[str]:
+    offsets = (low, part.get("head", 0), part.get("body", 0), part.get("end", 0), high)
+    if any(a > b for a, b in pairwise(offsets)):
+        yield f"offsets are not nested: {offsets}"
+    before = part.get("body", 0)
+    for child in part.get("parts", ()):
+        yield from _part(child, before, part.get("end", 0))
+        before = child.get("end", 0)
+
+
+def _keywords(account: Account) -> Iterator[str]:
+    known = {m.pk: m for m in Mailbox.objects.filter(account=account)}
+    for mailbox in known.values():
+        if mailbox.keywords != sorted(set(mailbox.keywords)):
+            yield f"mailbox {mailbox.name}: keywords are not sorted"
+    used = Message.objects.filter(account=account, expunged=False).exclude(keywords="")
+    for mailbox_id, column in used.values_list("mailbox_id", "keywords").distinct():
+        words = column.split()
+        if column != f" {' '.join(sorted(set(words)))} ":
+            yield f"mailbox {known[mailbox_id].name}: keywords {column!r} are not sorted or spaced"
+        for word in words:
+            if word not in known[mailbox_id].keywords:
+                yield f"mailbox {known[mailbox_id].name}: keyword {word} of a message is not in its list"
+            try:
+                check_keyword(word)
+            except BadFlag as exc:
+                yield f"mailbox {known[mailbox_id].name}: {exc}"
+
+
+def _recipients(account: Account) -> Iterator[str]:
+    dead = Recipient.objects.filter(account=account, message__expunged=True)
+    for message_id in dead.values_list("message_id", flat=True)[:LINES_PER_KIND]:
+        yield f"message {message_id} is expunged and still has recipients"
+
+
+_CHECKS: Final[tuple[Check, ...]] = (
+    _counts,
+    _uids,
+    _modseqs,
+    _mailbox_tree,
+    _content,
+    _structure,
+    _keywords,
+    _recipients,
+)

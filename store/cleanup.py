@@ -1,0 +1,145 @@
+"""What removes data for good: the eraser of tombstones, the collector of content, and the daily tidying."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from django.conf import settings
+from django.core.files.storage import storages
+from django.db.models import Exists, Max, OuterRef, QuerySet
+from django.db.models.fields.reverse_related import ForeignObjectRel
+
+from server import db
+from server.models import ServerSettings
+
+from .db import write_tx
+from .models import AccountState, Blob, ChangeEvent, Message
+from .storage import TEMPORARY
+
+log = logging.getLogger(__name__)
+
+BATCH: Final = 500  # rows per transaction: others wait for the writer
+ERASE_AFTER: Final = timedelta(minutes=40)  # longer than the longest idle IMAP session, which may still fetch
+COLLECT_AFTER: Final = timedelta(hours=1)  # content may be stored well before the row that refers to it
+EVENTS_KEPT: Final = timedelta(hours=24)
+TEMPORARY_KEPT: Final = timedelta(hours=24)
+
+
+def erase_tombstones(now: datetime | None = None) -> int:
+    """Take the data from messages that were expunged long enough ago. Returns how many."""
+    before = (now or datetime.now(UTC)) - ERASE_AFTER
+    due = Message.objects.filter(expunged=True, erased=False, expunged_at__lt=before, trained_junk=None)
+    erased = 0
+    while ids := list(due.values_list("id", flat=True)[:BATCH]):
+        with db.write():
+            erased += Message.objects.filter(pk__in=ids).update(**_erased_columns())
+    return erased
+
+
+def _erased_columns() -> dict[str, object]:
+    kept = {"id", "account", "mailbox", "uid", "create_modseq", "modseq", "thread_id", "expunged", "expunged_at"}
+    values: dict[str, object] = {
+        f.name: f.get_default() for f in Message._meta.local_concrete_fields if f.name not in kept | {"received"}
+    }
+    values["erased"] = True
+    return values
+
+
+def collect_blobs(now: datetime | None = None) -> int:
+    """Delete content that no row points to, and content files that no row names. Returns how many."""
+    before = (now or datetime.now(UTC)) - COLLECT_AFTER
+    collected = 0
+    last = 0
+    while rows := list(_unused(before).filter(pk__gt=last).order_by("pk").values_list("pk", "storage_name")[:BATCH]):
+        last = rows[-1][0]
+        with db.write():
+            # Asked again under the lock: a row may point to it by now.
+            doomed = list(_unused(before).filter(pk__in=[pk for pk, _ in rows]).values_list("pk", "storage_name"))
+            Blob.objects.filter(pk__in=[pk for pk, _ in doomed]).delete()
+        for _, name in doomed:
+            if name:
+                storages["messages"].delete(name)
+        collected += len(doomed)
+    return collected + _collect_files(before)
+
+
+def _unused(before: datetime) -> QuerySet[Blob]:
+    query = Blob.objects.filter(created__lt=before)
+    for relation in _references():
+        condition = {relation.field.attname: OuterRef("pk")}
+        query = query.exclude(Exists(relation.related_model._default_manager.filter(**condition)))
+    return query
+
+
+def _references() -> Iterator[ForeignObjectRel]:
+    """The reverse relations of Blob, of higher packages too; its own text goes with it."""
+    for field in Blob._meta.get_fields():
+        if isinstance(field, ForeignObjectRel) and field.get_accessor_name() != "text":
+            yield field
+
+
+def _collect_files(before: datetime) -> int:
+    """Files left by a crash between the file and its row, and temporary ones."""
+    root = Path(settings.STORAGES["messages"].get("OPTIONS", {}).get("location", ""))
+    if not root.is_dir():
+        return 0
+    removed = 0
+    for directory in sorted(root.iterdir()):
+        if not directory.is_dir():
+            continue
+        if directory.name == TEMPORARY:
+            removed += _remove_old(directory, time.time() - TEMPORARY_KEPT.total_seconds())
+            continue
+        old = {f"{directory.name}/{e.name}": e.path for e in _old_files(directory, before.timestamp())}
+        named = set(
+            Blob.objects.filter(storage_name__startswith=f"{directory.name}/").values_list("storage_name", flat=True)
+        )
+        for name in old.keys() - named:
+            log.warning("content without a row is removed", extra={"content": name})
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(old[name])
+                removed += 1
+    return removed
+
+
+def _old_files(directory: Path, before: float) -> list[os.DirEntry[str]]:
+    with os.scandir(directory) as entries:
+        return [entry for entry in entries if entry.is_file() and entry.stat().st_mtime < before]
+
+
+def _remove_old(directory: Path, before: float) -> int:
+    files = _old_files(directory, before)
+    for entry in files:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(entry.path)
+    return len(files)
+
+
+def tidy(now: datetime | None = None) -> None:
+    """Drop old events, and tombstones older than the setting ``tombstone_days``."""
+    now = now or datetime.now(UTC)
+    while ids := list(ChangeEvent.objects.filter(created__lt=now - EVENTS_KEPT).values_list("pk", flat=True)[:BATCH]):
+        with db.write():
+            ChangeEvent.objects.filter(pk__in=ids).delete()
+    days = ServerSettings.current().tombstone_days
+    if days:
+        for account_id in AccountState.objects.values_list("pk", flat=True):
+            _delete_tombstones(account_id, now - timedelta(days=days))
+
+
+def _delete_tombstones(account_id: int, before: datetime) -> None:
+    old = Message.objects.filter(account_id=account_id, erased=True, expunged_at__lt=before)
+    while ids := list(old.order_by("modseq").values_list("pk", flat=True)[:BATCH]):
+        with write_tx(account_id) as tx:
+            account = tx.account(account_id)
+            batch = Message.objects.filter(pk__in=ids)
+            highest = batch.aggregate(highest=Max("modseq"))["highest"]
+            account.raise_highest_deleted(highest)
+            batch.delete()

@@ -1,0 +1,152 @@
+"""What interfaces read, in narrow rows: mailboxes with their counts, the UIDs of one, columns of messages."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from django.db.models import F
+from django.db.models.expressions import Combinable
+
+from server import db
+
+from .columns import BITS
+from .errors import MailboxNotFound
+from .mailboxes import canonical_name
+from .messages import FlagRow, uid_conditions
+from .models import AccountState, Mailbox, Message, Subscription
+
+
+@dataclass(frozen=True, slots=True)
+class MailboxView:
+    """A mailbox and its counts at one moment. ``special_uses`` are IMAP attributes such as ``\\Sent``."""
+
+    id: int
+    name: str
+    uidvalidity: int
+    uidnext: int
+    modseq: int
+    total: int
+    deleted: int
+    unread: int
+    unseen: int
+    size: int
+    keywords: tuple[str, ...]
+    special_uses: tuple[str, ...]
+
+    @property
+    def messages(self) -> int:
+        """All live messages, marked deleted or not."""
+        return self.total + self.deleted
+
+
+@dataclass(frozen=True, slots=True)
+class OpenedMailbox:
+    """A mailbox as a session starts with it; ``modseq`` is its position in the account's change feed."""
+
+    view: MailboxView
+    uids: array[int]
+    modseq: int
+    first_unseen: int | None
+    highest_deleted_modseq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All mailboxes, sorted by name, and the subscribed names, at position ``modseq`` of the feed."""
+
+    views: list[MailboxView]
+    subscribed: frozenset[str]
+    modseq: int
+
+
+def open_mailbox(account_id: int, name: str) -> OpenedMailbox:
+    """One snapshot of everything that a session starts from. Raises MailboxNotFound, MailboxError."""
+    with db.read():
+        view = mailbox(account_id, name)
+        uids = array("I")
+        first_unseen = None
+        rows = Message.objects.filter(mailbox_id=view.id, expunged=False).order_by("uid")
+        uids.extend(rows.values_list("uid", flat=True).iterator(chunk_size=2000))
+        if view.unseen:
+            first = rows.filter(seen=False).values_list("uid", flat=True).first()
+            first_unseen = None if first is None else uids.index(first) + 1
+        state = AccountState.objects.get(pk=account_id)
+    return OpenedMailbox(view, uids, state.last_modseq, first_unseen, state.highest_deleted_modseq)
+
+
+def mailbox(account_id: int, name: str) -> MailboxView:
+    """Raises MailboxNotFound, MailboxError."""
+    row = Mailbox.objects.filter(account_id=account_id, name=canonical_name(name), expunged=False).first()
+    if row is None:
+        raise MailboxNotFound(f"mailbox {name!r} does not exist")
+    return _view(row)
+
+
+def mailboxes(account_id: int) -> Listing:
+    """All live mailboxes and subscriptions of an account, in one snapshot."""
+    with db.read():
+        rows = list(Mailbox.objects.filter(account_id=account_id, expunged=False))
+        subscribed = frozenset(Subscription.objects.filter(account_id=account_id).values_list("name", flat=True))
+        modseq = AccountState.objects.values_list("last_modseq", flat=True).get(pk=account_id)
+    # Sorted here by code point: the collations of databases differ.
+    return Listing(sorted(map(_view, rows), key=lambda view: view.name), subscribed, modseq)
+
+
+def flag_rows(mailbox_id: int, uids: Sequence[int], *, changed_since: int = 0) -> list[FlagRow]:
+    """The flags of the live ones of these messages, ascending; with ``changed_since`` those with a higher modseq."""
+    fields = ("uid", "modseq", "bits", "keywords")
+    return [FlagRow._make(row) for row in rows(mailbox_id, uids, fields, changed_since=changed_since, live_only=True)]
+
+
+def rows(
+    mailbox_id: int, uids: Sequence[int], fields: Sequence[str], *, changed_since: int = 0, live_only: bool = False
+) -> list[tuple[Any, ...]]:
+    """Columns of these messages as tuples, ascending by UID; "bits" is all flags as one integer.
+
+    Expunged messages are among them while their content is kept, unless ``live_only``.
+    """
+    columns: list[str | Combinable] = [BITS if name == "bits" else F(name) for name in fields]
+    position = None
+    if "uid" in fields:
+        position = list(fields).index("uid")
+    else:
+        columns.append(F("uid"))
+    found: list[tuple[Any, ...]] = []
+    for condition, wanted in uid_conditions(uids):
+        query = Message.objects.filter(condition, mailbox_id=mailbox_id)
+        query = query.filter(expunged=False) if live_only else query.filter(blob__isnull=False)
+        if changed_since:
+            query = query.filter(modseq__gt=changed_since)
+        part = query.order_by("uid").values_list(*columns)
+        at = len(columns) - 1 if position is None else position
+        if wanted is not None:
+            found.extend(row for row in part if row[at] in wanted)
+        else:
+            found.extend(part)
+    return [row[:-1] for row in found] if position is None else found
+
+
+def vanished(mailbox_id: int, since: int) -> array[int]:
+    """The UIDs of messages removed with a modseq above ``since``, ascending."""
+    query = Message.objects.filter(mailbox_id=mailbox_id, expunged=True, modseq__gt=since).order_by("uid")
+    return array("I", query.values_list("uid", flat=True).iterator(chunk_size=2000))
+
+
+def _view(row: Mailbox) -> MailboxView:
+    return MailboxView(
+        row.pk,
+        row.name,
+        row.uidvalidity,
+        row.uidnext,
+        row.modseq,
+        row.total,
+        row.deleted,
+        row.unread,
+        row.unseen,
+        row.size,
+        tuple(row.keywords),
+        tuple(f"\\{use.capitalize()}" for use in row.special_uses()),
+    )

@@ -1,0 +1,31 @@
+"""Celery tasks of the store: doors to functions that find for themselves what is due."""
+
+from __future__ import annotations
+
+from celery import shared_task
+
+from . import cleanup, text
+
+
+@shared_task(name="store.text")
+def make_text() -> int:
+    """Search text and previews of messages that came since the last time."""
+    return text.make_due()
+
+
+@shared_task(name="store.erase")
+def erase() -> int:
+    """Take the data from messages that were expunged 40 minutes ago."""
+    return cleanup.erase_tombstones()
+
+
+@shared_task(name="store.collect_blobs")
+def collect_blobs() -> int:
+    """Delete content that nothing refers to."""
+    return cleanup.collect_blobs()
+
+
+@shared_task(name="store.tidy")
+def tidy() -> None:
+    """Drop old events and tombstones."""
+    cleanup.tidy()

@@ -1,0 +1,362 @@
+"""Text for searching: what a message says, decoded, in Unicode NFC and case-folded.
+
+    make_due()                            # the search text (BlobText) of content that has none yet
+    any(needle in piece.text for piece in body_pieces(reader, structure))    # the same text straight from content
+
+Header text is one line for each field, ``\\nname: value``; the fields of the message itself first, then an empty line
+and the fields of its parts and embedded messages. Search reads this text, or makes it anew where it is missing: both
+come from the same functions, so results do not depend on how far the worker is.
+"""
+
+from __future__ import annotations
+
+import html
+import logging
+import re
+import time
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from protocols.message.addresses import parse_addresses
+from protocols.message.charset import clean_text, decode_bytes
+from protocols.message.headers import iter_headers
+from protocols.message.source import BytesSource, Source, SubSource, chunks
+from protocols.message.transfer import decode_stream
+from server import db
+
+from . import content
+from .errors import ContentError
+from .models import Blob, BlobText
+
+log = logging.getLogger(__name__)
+
+HEADERS_MAX: Final = 256 * 1024  # characters of header text kept for a message
+BODY_MAX: Final = 256 * 1024  # characters of body text kept; what is longer is read again at each search
+ATTRIBUTES_MAX: Final = 64 * 1024  # characters of HTML attributes kept besides
+BATCH_ROWS: Final = 100  # texts written in one transaction
+BATCH_SECONDS: Final = 0.2  # made before they are written: on SQLite other writers wait for a transaction
+CHUNK: Final = 1 << 20  # bytes of a part decoded at once
+WIDE_MAX: Final = 8 << 20  # bytes of a part in a charset that cannot be cut at line ends
+EMBEDDED_MAX: Final = 32 << 20  # decoded bytes of an embedded message that has a transfer encoding: others are skipped
+TAG_MAX: Final = 64 * 1024  # characters of a tag; a longer one is no tag
+
+Structure = Mapping[str, Any]
+
+_ADDRESS_FIELDS: Final = frozenset({"from", "to", "cc", "bcc", "sender", "reply-to"})
+_ALTERNATIVE: Final = "\x1f"  # between a field's text and its addresses without comments
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """Some of the text of a body, in order; attributes of HTML are a sequence of their own beside the text."""
+
+    text: str
+    attributes: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SearchText:
+    """What is stored in a BlobText."""
+
+    headers: str
+    body: str
+    truncated: bool
+
+
+def fold(text: str) -> str:
+    """The form in which texts are compared: case-folded, Unicode NFC, without NUL, lines ended by LF."""
+    if "\r" in text:
+        text = text.replace("\r\n", "\n")
+    if text.isascii():
+        return text.lower().replace("\0", "")
+    return unicodedata.normalize("NFC", clean_text(unicodedata.normalize("NFC", text).casefold()))
+
+
+def header_text(header: bytes) -> str:
+    """The fields of a header section, decoded and folded, as ``\\nname: value`` each."""
+    lines: list[str] = []
+    for field in iter_headers(header):
+        name = field.name.lower()
+        text = fold(field.text())
+        if name in _ADDRESS_FIELDS and ("(" in text or " @" in text or "@ " in text):
+            # Comments and spaces may stand inside of an address (RFC 5322 3.4.1): it is found without them, too.
+            plain = (f"{address.user}@{address.host}" for address in parse_addresses(field.value()) if address.host)
+            text += _ALTERNATIVE + fold(_ALTERNATIVE.join(plain))
+        lines.append(f"\n{name}: {text}")
+    return clean_text("".join(lines))
+
+
+def has_field(headers: str, name: str, value: str) -> bool:
+    """Whether a field of the message itself has this (folded) value in it; "" is in every field of that name.
+
+    ``headers`` is header text, of which only what stands before the first empty line is looked at.
+    """
+    end = headers.find("\n\n")
+    if end < 0:
+        end = len(headers)
+    label = f"\n{name}: "
+    start = headers.find(label, 0, end)
+    while start >= 0:
+        start += len(label)
+        stop = headers.find("\n", start, end)
+        if stop < 0:
+            stop = end
+        if headers.find(value, start, stop) >= 0:
+            return True
+        start = headers.find(label, stop, end)
+    return False
+
+
+def headers_of(source: Source, structure: Structure) -> str:
+    """The header text of content: its own fields, an empty line, those of its parts and embedded messages."""
+    own = header_text(_read(source, structure.get("head", 0), structure.get("body", 0)))
+    inner: list[str] = []
+    size = len(own)
+    for part_source, part in _parts(source, structure):
+        if part is structure:
+            continue
+        if size > HEADERS_MAX:
+            break
+        text = header_text(_read(part_source, part.get("head", 0), part.get("body", 0)))
+        inner.append(text)
+        size += len(text)
+    return f"{own}\n{''.join(inner)}\n"
+
+
+def body_pieces(source: Source, structure: Structure) -> Iterator[Piece]:
+    """The folded text of all text parts, also of embedded messages, of any length."""
+    for part_source, part in _parts(source, structure):
+        if part.get("parts") or part.get("message") is not None or part.get("type", "") not in ("", "TEXT"):
+            continue
+        encoding = str(part.get("cte") or "").upper()
+        charset = str((part.get("params") or {}).get("charset") or "")
+        raw = chunks(part_source, part.get("body", 0), part.get("end", 0), CHUNK)
+        decoded = _texts(decode_stream(raw, encoding), charset)
+        if part.get("subtype", "").upper() == "HTML":
+            yield from _html_pieces(decoded)
+        else:
+            for text in decoded:
+                yield Piece(fold(text))
+        yield Piece("\n")
+
+
+def search_text(source: Source, structure: Structure) -> SearchText:
+    """The text of content as it is stored, cut where it is long."""
+    headers = headers_of(source, structure)
+    truncated = len(headers) > HEADERS_MAX
+    texts: list[str] = []
+    attributes: list[str] = []
+    left, left_attributes = BODY_MAX, ATTRIBUTES_MAX
+    for piece in body_pieces(source, structure):
+        if piece.attributes:
+            attributes.append(piece.text[:left_attributes])
+            left_attributes -= len(piece.text)
+        else:
+            texts.append(piece.text[: max(0, left)])
+            left -= len(piece.text)
+        if left < 0 or left_attributes < 0:
+            truncated = True
+            break
+    body = "".join(texts)
+    if attributes:
+        body += "\n" + "".join(attributes)
+    return SearchText(headers[:HEADERS_MAX], body, truncated)
+
+
+def make_due(limit: int = 1000, progress: Callable[[int], None] | None = None) -> int:
+    """Make the search text of up to ``limit`` contents that have none; returns how many got theirs.
+
+    What cannot be read is logged and stays due: search reads content anyway.
+    """
+    made, last = 0, 0
+    while made < limit:
+        blobs = list(
+            Blob.objects.filter(text_due=True, pk__gt=last)
+            .order_by("pk")
+            .values_list("pk", "size", "data", "storage_name", "structure")[: min(BATCH_ROWS, limit - made)]
+        )
+        if not blobs:
+            break
+        rows: list[BlobText] = []
+        deadline = time.monotonic() + BATCH_SECONDS
+        for blob_id, size, data, storage_name, structure in blobs:
+            last = blob_id
+            try:
+                with content.blob_reader(blob_id, size, data, storage_name) as reader:
+                    text = search_text(reader, structure)
+            except ContentError as exc:
+                log.error("search text cannot be made", extra={"blob": blob_id, "err": str(exc)})  # noqa: TRY400 # the text says it all
+                continue
+            rows.append(BlobText(blob_id=blob_id, headers=text.headers, body=text.body, truncated=text.truncated))
+            if time.monotonic() > deadline:
+                break
+        made += _store(rows)
+        if progress is not None:
+            progress(made)
+    return made
+
+
+def _store(rows: list[BlobText]) -> int:
+    if not rows:
+        return 0
+    ids = [row.blob_id for row in rows]
+
+    def transact() -> int:
+        with db.write():
+            # A blob may have been collected in the meantime: only those that are there, and still due.
+            due = set(Blob.objects.filter(pk__in=ids, text_due=True).values_list("pk", flat=True))
+            BlobText.objects.filter(blob_id__in=due).delete()
+            BlobText.objects.bulk_create(row for row in rows if row.blob_id in due)
+            Blob.objects.filter(pk__in=due).update(text_due=False)
+        return len(due)
+
+    return db.retrying(transact)
+
+
+def _parts(source: Source, structure: Structure) -> Iterator[tuple[Source, Structure]]:
+    """Every part with the source that its offsets refer to, in order of appearance, those of embedded messages too."""
+    waiting: list[tuple[Source, Structure]] = [(source, structure)]
+    while waiting:
+        where, part = waiting.pop()
+        yield where, part
+        inner = part.get("message")
+        if inner is not None:
+            embedded = _embedded(where, part)
+            if embedded is not None:
+                waiting.append((embedded, inner))
+        waiting.extend((where, child) for child in reversed(part.get("parts") or []))
+
+
+def _embedded(source: Source, part: Structure) -> Source | None:
+    start, end = part.get("body", 0), part.get("end", 0)
+    encoding = str(part.get("cte") or "").upper()
+    if encoding not in ("BASE64", "QUOTED-PRINTABLE"):
+        return SubSource(source, start, end)
+    pieces: list[bytes] = []
+    size = 0
+    for piece in decode_stream(chunks(source, start, end, CHUNK), encoding):
+        pieces.append(piece)
+        size += len(piece)
+        if size > EMBEDDED_MAX:
+            return None
+    return BytesSource(b"".join(pieces))
+
+
+def _read(source: Source, start: int, end: int) -> bytes:
+    return source.read_at(start, max(0, min(end - start, 4 * HEADERS_MAX)))
+
+
+def _texts(blocks: Iterator[bytes], charset: str) -> Iterator[str]:
+    """Decoded bytes as text, cut at line ends; a charset of wide characters as a whole, up to a limit."""
+    name = charset.strip().lower()
+    if name.startswith(("utf-16", "utf-32", "utf-7", "iso-2022", "utf16", "utf32", "hz")):
+        yield decode_bytes(b"".join(blocks)[:WIDE_MAX], charset)
+        return
+    rest = b""
+    for block in blocks:
+        data = rest + block
+        cut = data.rfind(b"\n") + 1
+        if not cut:
+            if len(data) < CHUNK:
+                rest = data
+                continue
+            cut = len(data)
+        rest = data[cut:]
+        yield decode_bytes(data[:cut], charset)
+    if rest:
+        yield decode_bytes(rest, charset)
+
+
+# Tags that do not end a word: <b>bo</b>ld reads "bold".
+_INLINE: Final = frozenset(
+    "a abbr acronym b bdi bdo big cite code del dfn em font i ins kbd mark q s samp small span strike strong sub sup tt u "
+    "var wbr o:p".split()
+)
+_TAG_NAME: Final = re.compile(r"/?([a-zA-Z][a-zA-Z0-9:]*)")
+_ATTRIBUTE: Final = re.compile(r"""=\s?("[^"]*"|'[^']*'|[^\s"'>=]+)""")
+_SPACE: Final = re.compile(r"\s+")
+
+
+def _html_pieces(texts: Iterator[str]) -> Iterator[Piece]:
+    page = _HTML()
+    for text in texts:
+        yield from page.feed(text)
+    yield from page.feed("", last=True)
+
+
+class _HTML:
+    """Text and attribute values of HTML that comes in pieces; no tag soup stops it."""
+
+    def __init__(self) -> None:
+        self._rest = ""
+        self._until = ""  # the end tag of a script or style element that is being skipped
+
+    def feed(self, text: str, *, last: bool = False) -> Iterator[Piece]:
+        data = self._rest + text
+        lower = ""  # made when a script or style element is met
+        words: list[str] = []
+        values: list[str] = []
+        position = 0
+        comments = True  # no use in looking for "-->" once there is none
+        while position < len(data):
+            if self._until:
+                lower = lower or data.lower()
+                end = lower.find(self._until, position)
+                if end < 0:
+                    position = len(data) if last else max(position, len(data) - len(self._until))
+                    break
+                position, self._until = end, ""
+            start = data.find("<", position)
+            if start < 0:
+                cut = len(data) if last else _entity_safe(data, position)
+                words.append(html.unescape(data[position:cut]))
+                position = cut
+                break
+            if start > position:
+                words.append(html.unescape(data[position:start]))
+                position = start
+            end = -1
+            if comments and data.startswith("<!--", start):
+                end = data.find("-->", start + 4)
+                comments = end >= 0
+                if end >= 0:
+                    position = end + 3
+                    continue
+                if not last and len(data) - start <= TAG_MAX:
+                    break
+            # A ">" in an attribute's value ends the tag here: the rest of the value is found as text, which is harmless.
+            end = data.find(">", start)
+            if end < 0:
+                if last or len(data) - start > TAG_MAX:
+                    words.append(html.unescape(data[start:]))
+                    position = len(data)
+                break
+            position = end + 1
+            self._tag(data[start + 1 : end], words, values)
+        self._rest = data[position:]
+        if words:
+            yield Piece(fold(_SPACE.sub(" ", "".join(words))))
+        if values:
+            yield Piece(fold("\n".join(values) + "\n"), attributes=True)
+
+    def _tag(self, tag: str, words: list[str], values: list[str]) -> None:
+        match = _TAG_NAME.match(tag)
+        if match is None:
+            if not tag.startswith(("!", "?", "/")):
+                words.append(f"<{html.unescape(tag)}>")
+            return
+        name = match[1].lower()
+        if name not in _INLINE:
+            words.append(" ")
+        if "=" in tag:
+            values.extend(html.unescape(value.strip("\"'")) for value in _ATTRIBUTE.findall(tag))
+        if name in ("script", "style") and not tag.startswith("/") and not tag.endswith("/"):
+            self._until = f"</{name}"
+
+
+def _entity_safe(data: str, position: int) -> int:
+    """Where text may be cut without splitting a character reference such as &amp;"""
+    ampersand = data.rfind("&", max(position, len(data) - 32))
+    return len(data) if ampersand < 0 or ";" in data[ampersand:] else ampersand

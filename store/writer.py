@@ -1,0 +1,160 @@
+"""Group commit: the one thread of a process through which it changes accounts.
+
+    writer = GroupWriter()
+    placement = await writer.run([account_id], lambda tx: delivery.deliver(tx, new))
+
+All changes that are waiting are made in one transaction, each in a savepoint and with modification sequences of its
+own: one fsync for all of them, and a bad one fails alone. A future is done only after the commit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+from typing import Any, Final, TypeVar
+
+from django.db import DatabaseError, OperationalError, connection
+from prometheus_client import Histogram
+
+from server import db, faults
+
+from . import notify
+from .db import Tx, locked
+from .errors import StorageFull, StoreError
+
+log = logging.getLogger(__name__)
+
+GROUP_MAX: Final = 64  # changes in one commit: bounds what a failing commit fails, and how long it holds the lock
+
+T = TypeVar("T")
+
+_group_size = Histogram(
+    "mox_store_group_commit_size", "Changes written in one commit.", buckets=(1, 2, 4, 8, 16, 32, GROUP_MAX)
+)
+_duration = Histogram(
+    "mox_store_tx_duration_seconds",
+    "Seconds from the start of a write transaction to its commit.",
+    ["kind"],
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 20),
+)
+
+
+@dataclass(slots=True)
+class _Change:
+    account_ids: Sequence[int]
+    job: Callable[[Tx], Any]
+    future: Future[Any]
+    outcome: Any = None
+    error: BaseException | None = None
+
+
+class WriterClosed(StoreError):
+    """The process is stopping and takes no more changes."""
+
+
+class GroupWriter:
+    """Commits all changes that are waiting together. Safe to use from any thread."""
+
+    def __init__(self) -> None:
+        self._queue: queue.SimpleQueue[_Change | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._work, name="group-writer", daemon=True)
+        self._thread.start()
+
+    def submit(self, account_ids: Sequence[int], job: Callable[[Tx], T]) -> Future[T]:
+        """Have ``job(tx)`` run with these accounts locked; the future is done once that is committed.
+
+        What the job raises undoes it and arrives in the future; so do server.db.DatabaseBusy and StorageFull. A job may
+        run more than once (never after a commit): it must have no effect outside the database.
+        """
+        future: Future[T] = Future()
+        if self._closed:
+            future.set_exception(WriterClosed("server is stopping, try again later"))
+            return future
+        self._queue.put(_Change(account_ids, job, future))
+        return future
+
+    async def run(self, account_ids: Sequence[int], job: Callable[[Tx], T]) -> T:
+        """``submit`` for asyncio. A caller that is cancelled does not stop the change."""
+        return await asyncio.shield(asyncio.wrap_future(self.submit(account_ids, job)))
+
+    def close(self) -> None:
+        """Commit what is waiting and end the thread."""
+        self._closed = True
+        self._queue.put(None)
+        self._thread.join()
+
+    def _work(self) -> None:
+        stop = False
+        while not stop:
+            first = self._queue.get()
+            group: list[_Change] = []
+            if first is None:
+                stop = True
+            else:
+                group.append(first)
+            while len(group) < GROUP_MAX:
+                try:
+                    change = self._queue.get_nowait()
+                except queue.Empty:
+                    break
+                if change is None:
+                    stop = True
+                    continue
+                group.append(change)
+            if group:
+                self._write(group)
+        connection.close()
+
+    def _write(self, group: list[_Change]) -> None:
+        try:
+            changed = self._commit(group)
+        except BaseException as exc:
+            if len(group) > 1:
+                # One of them may be the cause: each has its own transaction now.
+                log.info("group commit failed, committing one by one", extra={"err": str(exc), "count": len(group)})
+                for change in group:
+                    change.outcome = change.error = None
+                    self._write([change])
+                return
+            group[0].future.set_exception(_explained(exc))
+            return
+        faults.point("store.after_commit")
+        for change in group:
+            if change.error is not None:
+                change.future.set_exception(change.error)
+            else:
+                change.future.set_result(change.outcome)
+        if changed:
+            notify.publish(changed)
+
+    def _commit(self, group: list[_Change]) -> dict[int, int]:
+        account_ids = {account_id for change in group for account_id in change.account_ids}
+        _group_size.observe(len(group))
+
+        def transact() -> dict[int, int]:
+            with _duration.labels("group").time(), db.write():
+                tx = locked(account_ids)
+                for change in group:
+                    try:
+                        with tx.change():
+                            change.outcome = change.job(tx)
+                    except OperationalError:
+                        raise  # locked, deadlock, disk full: the whole transaction is lost
+                    except Exception as exc:
+                        change.error = exc
+                faults.point("store.before_commit")
+            return tx.changed()
+
+        return db.retrying(transact)
+
+
+def _explained(exc: BaseException) -> BaseException:
+    if isinstance(exc, DatabaseError) and "disk is full" in str(exc):
+        return StorageFull("the disk of the database is full")
+    return exc
