@@ -66,7 +66,7 @@ def nstring(value: bytes | None) -> bytes:
 
 
 def quoted_or_literal(value: bytes) -> bytes:
-    """A quoted string, or a literal when there are 8-bit bytes or line ends in it. NUL, which neither takes, is dropped."""
+    """A quoted string, or a literal when it holds 8-bit bytes or line ends. NUL, which neither takes, is dropped."""
     if _NOT_QUOTABLE.search(value) is None:
         if b'"' in value or b"\\" in value:
             value = _ESCAPED.sub(rb"\\\g<0>", value)

@@ -28,7 +28,7 @@ _counter_pid = os.getpid()
 
 def next_cid() -> int:
     """A number for the next connection, request or task: unique on this node, rising from the start's time in ms."""
-    global _counter, _counter_pid  # noqa: PLW0603 # a forked child must count with its own process bits
+    global _counter, _counter_pid  # a forked child must count with its own process bits
     if _counter_pid != os.getpid():
         _counter, _counter_pid = itertools.count(_start(), 1 << _PROCESS_BITS), os.getpid()
     return next(_counter)

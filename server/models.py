@@ -200,7 +200,7 @@ class ListenerEndpoint(models.Model):
 class LoginResult(models.TextChoices):
     OK = "ok"
     BADUSER = "baduser"
-    BADPASSWORD = "badpassword"  # noqa: S105 # the name of a result
+    BADPASSWORD = "badpassword"  # the name of a result
     BADCREDS = "badcreds"
     BADCHANBIND = "badchanbind"
     BADPROTOCOL = "badprotocol"

@@ -1,6 +1,6 @@
 """Inserting one row quickly: Django's INSERT costs more than the database's for a table of sixty columns.
 
-    message_id = insert(Message, {"account_id": 1, "mailbox_id": 2, "uid": 3, ...})
+message_id = insert(Message, {"account_id": 1, "mailbox_id": 2, "uid": 3, ...})
 """
 
 from __future__ import annotations

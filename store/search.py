@@ -205,7 +205,6 @@ _COLUMNS: Final[dict[str, str | Combinable]] = {
     "size": "size",
     "prefix": "prefix",
     "sent": KT("blob__envelope__parsed_date"),
-    "no_text": "blob__text__blob_id",
     "truncated": "blob__text__truncated",
 }
 
@@ -342,8 +341,8 @@ class _Plan:
             if not self._in_sql:
                 return lambda row, texts: texts.body_has(row[_BLOB], body)
             in_body = self._found_column("body", body)
-            return lambda row, texts: bool(row[in_body]) or (
-                row[truncated] is not False and row[truncated] != 0 and texts.body_has(row[_BLOB], body)
+            return lambda row, texts: bool(
+                row[in_body] or (row[truncated] is not False and texts.scanned_body_has(row[_BLOB], body))
             )
         prefix = self._column("prefix")
         if isinstance(query, Text):
@@ -358,7 +357,7 @@ class _Plan:
             return lambda row, texts: (
                 bool(row[in_headers] or row[in_text])
                 or needle in _prefix_text(row[prefix])
-                or (bool(row[truncated] is None or row[truncated]) and texts.anywhere(row[_BLOB], needle))
+                or (row[truncated] is not False and texts.anywhere(row[_BLOB], needle))
             )
         name, value = text.fold(query.name.strip()), text.fold(query.value)
         if not self._in_sql:
@@ -368,8 +367,9 @@ class _Plan:
         column = self._found_column("headers", value or f"\n{name}: ")
         self._header_columns.append(column)
         return lambda row, texts: (
-            bool(row[column] or row[truncated] is None or row[truncated]) and texts.field_has(row[_BLOB], name, value)
-        ) or text.has_field(_prefix_text(row[prefix]), name, value)
+            (bool(row[column] or row[truncated] is not False) and texts.field_has(row[_BLOB], name, value))
+            or text.has_field(_prefix_text(row[prefix]), name, value)
+        )
 
 
 class _PageTexts:
@@ -380,7 +380,7 @@ class _PageTexts:
         for start in range(0, len(candidates), CANDIDATES_PER_QUERY):
             chunk = candidates[start : start + CANDIDATES_PER_QUERY]
             self._headers.update(BlobText.objects.filter(pk__in=chunk).values_list("pk", "headers"))
-        self._current: tuple[int, str | None, str | None] | None = None  # blob, whole headers, stored body
+        self._current: tuple[int, str] | None = None  # the blob read last, and its header text
 
     def field_has(self, blob_id: int, name: str, value: str) -> bool:
         headers = self._headers.get(blob_id)
@@ -392,9 +392,14 @@ class _PageTexts:
         return needle in self._whole_headers(blob_id)
 
     def body_has(self, blob_id: int, needle: str) -> bool:
+        stored = BlobText.objects.filter(pk=blob_id).annotate(at=StrIndex("body", Value(needle)))
+        found = stored.values_list("at", "truncated").first()
+        if found is not None and (found[0] or not found[1]):
+            return bool(found[0])
+        return self.scanned_body_has(blob_id, needle)
+
+    def scanned_body_has(self, blob_id: int, needle: str) -> bool:
         """Whether the body has it, whatever is stored."""
-        if self._stored_body_has(blob_id, needle):
-            return True
         with _opened(blob_id) as (reader, structure):
             tails = {False: "", True: ""}
             for piece in text.body_pieces(reader, structure):
@@ -406,18 +411,14 @@ class _PageTexts:
         return False
 
     def anywhere(self, blob_id: int, needle: str) -> bool:
-        return self.headers_have(blob_id, needle) or self.body_has(blob_id, needle)
-
-    def _stored_body_has(self, blob_id: int, needle: str) -> bool:
-        stored = BlobText.objects.filter(pk=blob_id).annotate(at=StrIndex("body", Value(needle))).values_list("at")
-        return any(at for (at,) in stored)
+        return self.headers_have(blob_id, needle) or self.scanned_body_has(blob_id, needle)
 
     def _whole_headers(self, blob_id: int) -> str:
-        if self._current is not None and self._current[0] == blob_id and self._current[1] is not None:
+        if self._current is not None and self._current[0] == blob_id:
             return self._current[1]
         with _opened(blob_id) as (reader, structure):
             headers = text.headers_of(reader, structure)
-        self._current = (blob_id, headers, None)
+        self._current = (blob_id, headers)
         return headers
 
 

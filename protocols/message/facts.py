@@ -30,7 +30,7 @@ def from_address(part: Part) -> Address:
 
 
 def is_dsn(part: Part) -> bool:
-    """Whether it is a delivery status notification: a multipart/report with the status as its second part (RFC 6522)."""
+    """Whether it is a delivery status notification: multipart/report with the status as second part (RFC 6522)."""
     return (
         part.media_type == "MULTIPART"
         and part.media_subtype == "REPORT"

@@ -1,4 +1,4 @@
-"""Header sections: fields with their offsets, unfolding, and values with parameters (RFC 5322 2.2, RFC 2045 5.1, RFC 2231)."""
+"""Header sections: fields with offsets, unfolding, values with parameters (RFC 5322 2.2, RFC 2045 5.1, RFC 2231)."""
 
 from __future__ import annotations
 

@@ -352,7 +352,7 @@ def _put_raw(stored: JSON, key: str, raw: bytes, text: str) -> None:
 
 
 def _get_raw(stored: JSON, key: str, text_key: str) -> bytes:
-    value: str = stored.get(key, stored.get(text_key, ""))
+    value: str = stored[key] if key in stored else stored.get(text_key, "")
     return _raw_from_json(value)
 
 

@@ -1,0 +1,1 @@
+"""Wiring: environment, settings, Celery, ASGI and the supervision of processes; holds no behaviour of mail."""

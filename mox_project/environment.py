@@ -1,0 +1,281 @@
+"""The environment of a process: the only reader of ``MOX_*`` variables; knows nothing of Django.
+
+    environment = load()            # --dir from the command line, DIR/mox.env, then the process environment, which wins
+    environment.data_dir
+
+Settings that an operator changes on a running server are in the database, not here.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import os
+import re
+import secrets
+import socket
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any, Final
+
+DEFAULT_DATA_DIR: Final = "data"
+ENVIRONMENT_FILE: Final = "mox.env"
+SECRETS_DIR: Final = "keys"
+
+_DURATION_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
+
+
+class EnvironmentProblem(Exception):
+    """A variable that cannot be used: the text is one line that names it, its value and the remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """What the environment says, each value in its type. Sizes in bytes, secrets as bytes."""
+
+    data_dir: Path
+    database_url: str
+    broker_url: str
+    cache_url: str
+    channel_url: str
+    secret_key: str
+    encryption_keys: tuple[bytes, ...]
+    received_id_key: bytes
+    node: str
+    log_level: str
+    log_format: str
+    log_time: bool
+    mail_workers: int
+    worker_concurrency: int
+    imap_threads: int
+    blob_inline_max: int
+    smtp_idle_timeout: timedelta
+    smtp_data_timeout: timedelta
+    smtp_bad_client_delay: timedelta
+    smtp_auth_fail_delay: timedelta
+    smtp_unknown_rcpt_delay: timedelta
+    pedantic: bool | None
+    fault: str
+
+    @property
+    def run_dir(self) -> Path:
+        """Sockets, pids and metric files of the running processes."""
+        return self.data_dir / "run"
+
+    @property
+    def redis_socket(self) -> Path:
+        return self.run_dir / "redis.sock"
+
+    @property
+    def embedded_redis(self) -> bool:
+        """Whether this installation brings its own Redis: no URL names another."""
+        return self.cache_url.startswith(f"unix://{self.redis_socket}")
+
+
+# Variables of parts that read them themselves once they are there; known, so that nobody is warned of them.
+_KNOWN_ELSEWHERE: Final = frozenset({"MOX_DATA_DIR"})
+
+
+def load(
+    variables: Mapping[str, str] | None = None,
+    argv: Sequence[str] | None = None,
+    *,
+    default_dir: str = DEFAULT_DATA_DIR,
+) -> Environment:
+    """Read the environment once. Raises EnvironmentProblem."""
+    given = dict(os.environ if variables is None else variables)
+    arguments = sys.argv if argv is None else argv
+    data_dir = Path(_directory_argument(arguments) or given.get("MOX_DATA_DIR") or default_dir).absolute()
+    values = {**_read_file(data_dir / ENVIRONMENT_FILE), **{k: v for k, v in given.items() if k.startswith("MOX_")}}
+    reader = _Reader(values, data_dir)
+    environment = reader.environment()
+    reader.warn_unknown()
+    return environment
+
+
+def parse_duration(text: str) -> timedelta:
+    """``1h30m``, ``250ms``, ``2d``. Raises ValueError."""
+    rest, seconds = text.strip(), 0.0
+    if rest == "0":
+        return timedelta(0)
+    if not rest:
+        raise ValueError("empty duration")
+    while rest:
+        match = _DURATION.match(rest)
+        if match is None:
+            raise ValueError(f'bad duration "{text}", use numbers with s, m, h, d, w')
+        seconds += float(match[1]) * _DURATION_UNITS[match[2]]
+        rest = rest[match.end() :]
+    return timedelta(seconds=seconds)
+
+
+class _Reader:
+    def __init__(self, values: Mapping[str, str], data_dir: Path) -> None:
+        self._values = values
+        self._dir = data_dir
+        self._asked: set[str] = set(_KNOWN_ELSEWHERE)
+
+    def environment(self) -> Environment:
+        redis = f"unix://{self._dir / 'run' / 'redis.sock'}"
+        cpus = os.cpu_count() or 1
+        cache_url = self.text("MOX_CACHE_URL", f"{redis}?db=1")
+        return Environment(
+            data_dir=self._dir,
+            database_url=self.text("MOX_DATABASE_URL", f"sqlite:///{self._dir / 'mox.sqlite3'}"),
+            broker_url=self.text("MOX_BROKER_URL", redis.replace("unix://", "redis+socket://") + "?virtual_host=0"),
+            cache_url=cache_url,
+            channel_url=self.text("MOX_CHANNEL_URL", f"{redis}?db=2"),
+            secret_key=self.secret("MOX_SECRET_KEY", 48).decode("ascii", "replace"),
+            encryption_keys=tuple(self.secret("MOX_ENCRYPTION_KEYS", 32).split(b",")),
+            received_id_key=self.received_id_key(),
+            node=self.text("MOX_NODE", socket.gethostname()),
+            log_level=self.text("MOX_LOG_LEVEL", ""),
+            log_format=self.choice("MOX_LOG_FORMAT", "logfmt", ("logfmt", "json", "console")),
+            log_time=self.flag("MOX_LOG_TIME", default=False),
+            mail_workers=self.number("MOX_MAIL_WORKERS", 1, minimum=1),
+            worker_concurrency=self.number("MOX_WORKER_CONCURRENCY", min(4, cpus), minimum=1),
+            imap_threads=self.number("MOX_IMAP_THREADS", 8, minimum=1),
+            blob_inline_max=self.number("MOX_BLOB_INLINE_MAX", 65536),
+            smtp_idle_timeout=self.duration("MOX_SMTP_IDLE_TIMEOUT", "30s"),
+            smtp_data_timeout=self.duration("MOX_SMTP_DATA_TIMEOUT", "30m"),
+            smtp_bad_client_delay=self.duration("MOX_SMTP_BAD_CLIENT_DELAY", "1s"),
+            smtp_auth_fail_delay=self.duration("MOX_SMTP_AUTH_FAIL_DELAY", "1s"),
+            smtp_unknown_rcpt_delay=self.duration("MOX_SMTP_UNKNOWN_RCPT_DELAY", "5s"),
+            pedantic=self.flag("MOX_PEDANTIC", default=False)
+            if self._values.get("MOX_PEDANTIC")
+            else self.none("MOX_PEDANTIC"),
+            fault=self.text("MOX_FAULT", ""),
+        )
+
+    def text(self, name: str, default: str) -> str:
+        """The variable, or the content of the file that NAME_FILE names."""
+        self._asked.update((name, f"{name}_FILE"))
+        value = self._values.get(name)
+        file = self._values.get(f"{name}_FILE")
+        if file and not value:
+            try:
+                return Path(file).read_text().strip()
+            except OSError as exc:
+                raise EnvironmentProblem(f"{name}_FILE={file!r} cannot be read: {exc.strerror}") from exc
+        return value if value else default
+
+    def none(self, name: str) -> None:
+        self._asked.add(name)
+
+    def flag(self, name: str, *, default: bool) -> bool:
+        value = self.text(name, "1" if default else "0").lower()
+        if value in ("1", "yes", "true", "on"):
+            return True
+        if value in ("0", "no", "false", "off"):
+            return False
+        raise EnvironmentProblem(f"{name}={value!r} is neither yes nor no: use 1 or 0")
+
+    def choice(self, name: str, default: str, allowed: Sequence[str]) -> str:
+        value = self.text(name, default)
+        if value not in allowed:
+            raise EnvironmentProblem(f"{name}={value!r} is unknown: use one of {', '.join(allowed)}")
+        return value
+
+    def number(self, name: str, default: int, *, minimum: int = 0) -> int:
+        return self._parsed(name, str(default), lambda text: _whole_number(text, minimum))
+
+    def duration(self, name: str, default: str) -> timedelta:
+        return self._parsed(name, default, parse_duration)
+
+    def secret(self, name: str, size: int) -> bytes:
+        """A secret that is made at the first use and kept in the data directory, readable by its owner alone."""
+        given = self.text(name, "")
+        if given:
+            return given.encode()
+        return self._kept(name, lambda: base64.urlsafe_b64encode(secrets.token_bytes(size)))
+
+    def received_id_key(self) -> bytes:
+        """16 bytes of AES key and 8 random bytes."""
+        text = self.secret("MOX_RECEIVED_ID_KEY", 24)
+        try:
+            key = base64.urlsafe_b64decode(text)
+        except ValueError as exc:
+            raise EnvironmentProblem(f"MOX_RECEIVED_ID_KEY is not base64url: {exc}") from exc
+        if len(key) != 24:
+            raise EnvironmentProblem(f"MOX_RECEIVED_ID_KEY has {len(key)} bytes: 24 are needed, in base64url")
+        return key
+
+    def warn_unknown(self) -> None:
+        for name in sorted(self._values.keys() - self._asked):
+            near = difflib.get_close_matches(name, sorted(self._asked), 1)
+            hint = f", did you mean {near[0]}?" if near else ""
+            sys.stderr.write(f"warning: unknown environment variable {name}{hint}\n")
+
+    def _kept(self, name: str, make: Callable[[], bytes]) -> bytes:
+        path = self._dir / SECRETS_DIR / name.removeprefix("MOX_").lower().replace("_", "-")
+        try:
+            return path.read_bytes().strip()
+        except FileNotFoundError:
+            pass
+        except OSError as exc:
+            raise EnvironmentProblem(f"{name}: {path} cannot be read: {exc.strerror}") from exc
+        try:
+            path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            temporary = path.with_name(f"{path.name}.{os.getpid()}")
+            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(make() + b"\n")
+                file.flush()
+                os.fsync(file.fileno())
+            try:
+                os.link(temporary, path)  # another process that was first wins
+            except FileExistsError:
+                pass
+            finally:
+                temporary.unlink()
+        except OSError as exc:
+            raise EnvironmentProblem(f"data directory {self._dir} cannot be written: {exc.strerror}") from exc
+        return path.read_bytes().strip()
+
+    def _parsed(self, name: str, default: str, parse: Callable[[str], Any]) -> Any:
+        value = self.text(name, default)
+        try:
+            return parse(value)
+        except ValueError as exc:
+            raise EnvironmentProblem(f"{name}={value!r}: {exc}") from exc
+
+
+def _whole_number(text: str, minimum: int) -> int:
+    if not text.isascii() or not text.isdigit():
+        raise ValueError("a whole number is needed")
+    number = int(text)
+    if number < minimum:
+        raise ValueError(f"at least {minimum} is needed")
+    return number
+
+
+def _directory_argument(arguments: Sequence[str]) -> str:
+    for number, argument in enumerate(arguments):
+        if argument == "--dir" and number + 1 < len(arguments):
+            return arguments[number + 1]
+        if argument.startswith("--dir="):
+            return argument.removeprefix("--dir=")
+    return ""
+
+
+def _read_file(path: Path) -> dict[str, str]:
+    try:
+        lines = path.read_text().splitlines()
+    except FileNotFoundError:
+        return {}
+    except OSError as exc:
+        raise EnvironmentProblem(f"{path} cannot be read: {exc.strerror}") from exc
+    values = {}
+    for number, line in enumerate(lines, 1):
+        line = line.strip()
+        if not line or line.startswith("#"):
+            continue
+        name, equals, value = line.partition("=")
+        if not equals or not name.strip().startswith("MOX_"):
+            raise EnvironmentProblem(f"{path} line {number}: expected MOX_NAME=value, found {line[:40]!r}")
+        values[name.strip()] = value.strip().strip('"')
+    return values
