@@ -19,11 +19,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, TypeVar
 
 DEFAULT_DATA_DIR: Final = "data"
 ENVIRONMENT_FILE: Final = "mox.env"
 SECRETS_DIR: Final = "keys"
+
+T = TypeVar("T")
 
 _DURATION_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
@@ -80,16 +82,11 @@ class Environment:
 _KNOWN_ELSEWHERE: Final = frozenset({"MOX_DATA_DIR"})
 
 
-def load(
-    variables: Mapping[str, str] | None = None,
-    argv: Sequence[str] | None = None,
-    *,
-    default_dir: str = DEFAULT_DATA_DIR,
-) -> Environment:
+def load(variables: Mapping[str, str] | None = None, argv: Sequence[str] | None = None) -> Environment:
     """Read the environment once. Raises EnvironmentProblem."""
     given = dict(os.environ if variables is None else variables)
     arguments = sys.argv if argv is None else argv
-    data_dir = Path(_directory_argument(arguments) or given.get("MOX_DATA_DIR") or default_dir).absolute()
+    data_dir = Path(_directory_argument(arguments) or given.get("MOX_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
     values = {**_read_file(data_dir / ENVIRONMENT_FILE), **{k: v for k, v in given.items() if k.startswith("MOX_")}}
     reader = _Reader(values, data_dir)
     environment = reader.environment()
@@ -145,9 +142,7 @@ class _Reader:
             smtp_bad_client_delay=self.duration("MOX_SMTP_BAD_CLIENT_DELAY", "1s"),
             smtp_auth_fail_delay=self.duration("MOX_SMTP_AUTH_FAIL_DELAY", "1s"),
             smtp_unknown_rcpt_delay=self.duration("MOX_SMTP_UNKNOWN_RCPT_DELAY", "5s"),
-            pedantic=self.flag("MOX_PEDANTIC", default=False)
-            if self._values.get("MOX_PEDANTIC")
-            else self.none("MOX_PEDANTIC"),
+            pedantic=self.flag("MOX_PEDANTIC", default=False) if self.text("MOX_PEDANTIC", "") else None,
             fault=self.text("MOX_FAULT", ""),
         )
 
@@ -162,9 +157,6 @@ class _Reader:
             except OSError as exc:
                 raise EnvironmentProblem(f"{name}_FILE={file!r} cannot be read: {exc.strerror}") from exc
         return value if value else default
-
-    def none(self, name: str) -> None:
-        self._asked.add(name)
 
     def flag(self, name: str, *, default: bool) -> bool:
         value = self.text(name, "1" if default else "0").lower()
@@ -236,7 +228,7 @@ class _Reader:
             raise EnvironmentProblem(f"data directory {self._dir} cannot be written: {exc.strerror}") from exc
         return path.read_bytes().strip()
 
-    def _parsed(self, name: str, default: str, parse: Callable[[str], Any]) -> Any:
+    def _parsed(self, name: str, default: str, parse: Callable[[str], T]) -> T:
         value = self.text(name, default)
         try:
             return parse(value)

@@ -1,1 +1,1 @@
-"""Protocol libraries in pure Python: bytes and values in, frozen dataclasses out; leaves settings and policy to others."""
+"""Protocol libraries in pure Python: bytes in, frozen dataclasses out; leaves settings and policy to others."""

@@ -1,1 +1,1 @@
-"""This installation: settings, listeners, TLS, rate limits, transactions, logging; accounts and mail are others' business."""
+"""This installation: settings, listeners, TLS, limits, transactions, logs; leaves accounts and mail to others."""

@@ -35,12 +35,17 @@ def self_signed_pair() -> tuple[Path, Path]:
     return directory / "localhost.crt", directory / "localhost.key"
 
 
+def available(listener: Listener) -> bool:
+    """Whether connections to a listener can use TLS."""
+    return listener.tls_mode != TLSMode.NONE
+
+
 def server_context(listener: Listener, *, tickets: bool) -> ssl.SSLContext | None:
     """The context for connections to a listener; None when it has no TLS.
 
     ``tickets``: whether sessions can be resumed; off for SMTP, where some large senders fail to resume.
     """
-    if listener.tls_mode == TLSMode.NONE:
+    if not available(listener):
         return None
     pair = _pair()
     stamp = pair.stamp()
@@ -55,7 +60,7 @@ def server_context(listener: Listener, *, tickets: bool) -> ssl.SSLContext | Non
 
 def certificate_der(listener: Listener) -> bytes | None:
     """The certificate that connections to a listener are served, for channel binding (RFC 5929 4)."""
-    if listener.tls_mode == TLSMode.NONE:
+    if not available(listener):
         return None
     return ssl.PEM_cert_to_DER_cert(_pair().certificate.read_text())
 

@@ -126,9 +126,9 @@ class AccountTx:
 
     def mailbox_by_name(self, name: str) -> Mailbox | None:
         """The live mailbox with this (canonical) name."""
-        for mailbox in self._mailboxes.values():
-            if mailbox.name == name:
-                return mailbox
+        for known in self._mailboxes.values():
+            if known.name == name:
+                return known
         mailbox = Mailbox.objects.filter(account_id=self.account_id, name=name, expunged=False).first()
         if mailbox is not None:
             self._mailboxes[mailbox.pk] = mailbox

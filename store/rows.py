@@ -57,12 +57,12 @@ def insert(model: type[Model], values: Mapping[str, Any]) -> int:
 def _statement(model: type[Model], vendor: str) -> _Insert:
     fields = [f for f in model._meta.local_concrete_fields if not f.primary_key]
     quote = connection.ops.quote_name
-    names = ", ".join(quote(f.column) for f in fields)
+    names = ", ".join(quote(f.column or f.attname) for f in fields)
     primary_key = model._meta.pk
     assert primary_key is not None
     sql = (
         f"INSERT INTO {quote(model._meta.db_table)} ({names})"  # noqa: S608 # names of our own columns
-        f" VALUES ({', '.join(['%s'] * len(fields))}) RETURNING {quote(primary_key.column)}"
+        f" VALUES ({', '.join(['%s'] * len(fields))}) RETURNING {quote(primary_key.attname)}"
     )
     columns = tuple(_Column(f.attname, f.get_db_prep_save, _default(f)) for f in fields)
     return _Insert(sql, columns, frozenset(column.name for column in columns))

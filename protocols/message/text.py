@@ -84,7 +84,7 @@ def iter_search_text(part: Part, source: Readable) -> Iterator[TextPiece]:
 
 
 def fold_text(text: str) -> str:
-    """The form in which texts are compared when searching: cleaned, NFC, without case. Words searched for take it too."""
+    """The form in which texts, and words searched for, are compared: cleaned, NFC, without case."""
     if text.isascii():
         return clean_text(text).lower()
     return unicodedata.normalize("NFC", unicodedata.normalize("NFC", clean_text(text)).casefold())

@@ -1,0 +1,331 @@
+"""One accepted connection of a line-based protocol: buffered reads with deadlines, gathered writes, TLS, slow mode.
+
+    stream = Stream()                          # the protocol of an asyncio transport; see server.connections
+    line = await stream.read_line(2048, timeout=30)
+    stream.write(b"250 OK\\r\\n")
+    await stream.flush(timeout=30)
+
+Reading stops at a bounded buffer, writing waits for the peer: a client that does not read costs nothing but its socket.
+Nothing here is known of SMTP or IMAP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Final, cast
+
+BUFFER_HIGH: Final = 256 * 1024  # bytes received and not yet read: then the socket is left alone
+BUFFER_LOW: Final = 64 * 1024  # and read again from here
+WRITE_HIGH: Final = 256 * 1024  # bytes that the socket did not take yet, before flush() waits
+BLOCK_MAX: Final = 256 * 1024  # bytes handed out by one read_block()
+SLOW_RESERVE: Final = 2.0  # seconds before a write's deadline at which slow mode gives up being slow
+TLS_SHUTDOWN: Final = 1.0  # seconds for a peer's close_notify: many never send one
+
+
+class StreamClosed(Exception):
+    """The peer closed the connection, or it was lost or aborted."""
+
+
+class LineTooLong(Exception):
+    """A line has more bytes than the protocol allows."""
+
+
+class TLSFailed(Exception):
+    """The handshake failed. ``reason``: "eof", "timeout", or OpenSSL's name of what went wrong."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"TLS handshake failed: {reason}")
+        self.reason = reason
+
+
+@dataclass(frozen=True, slots=True)
+class TLSState:
+    """What was agreed in the handshake: version as OpenSSL writes it ("TLSv1.3"), cipher by its standard name."""
+
+    version: str
+    cipher: str
+    ssl_object: ssl.SSLObject
+
+
+class Stream(asyncio.Protocol):
+    """One connection, used by one task at a time; one more may write and flush while the first waits to read."""
+
+    def __init__(self) -> None:
+        self.remote_ip = self.local_ip = ""
+        self.remote_port = self.local_port = 0
+        self.tls: TLSState | None = None
+        self.slow = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._buffer = bytearray()
+        self._searched = 0  # bytes at the start of the buffer that are known to hold no LF
+        self._reader: asyncio.Future[None] | None = None
+        self._reading_paused = False
+        self._eof = False
+        self._lost = asyncio.Event()
+        self._pending: list[bytes] = []
+        self._pending_size = 0
+        self._writable = asyncio.Event()
+        self._writable.set()
+
+    # What asyncio calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=WRITE_HIGH)
+        if not self.remote_ip:
+            self.remote_ip, self.remote_port = _address(transport.get_extra_info("peername"))
+            self.local_ip, self.local_port = _address(transport.get_extra_info("sockname"))
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        if len(self._buffer) >= BUFFER_HIGH and not self._reading_paused and self._transport is not None:
+            self._reading_paused = True
+            self._transport.pause_reading()
+        self._wake()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        self._wake()
+        return self.tls is None  # a half-closed connection still gets its answers; TLS has no such thing
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._eof = True
+        self._lost.set()
+        self._writable.set()
+        self._wake()
+
+    def pause_writing(self) -> None:
+        self._writable.clear()
+
+    def resume_writing(self) -> None:
+        self._writable.set()
+
+    # Reading.
+
+    @property
+    def buffered(self) -> int:
+        """Bytes received and not yet read."""
+        return len(self._buffer)
+
+    @property
+    def closed(self) -> bool:
+        return self._lost.is_set()
+
+    def line_waiting(self) -> bool:
+        """Whether a complete line is in the buffer."""
+        return self._line_end() >= 0
+
+    async def read_line(self, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 # the deadline is part of the protocol
+        """The next line with its LF, and the CR before it.
+
+        Raises LineTooLong if ``limit`` bytes came without LF (they stay in the buffer), TimeoutError after ``timeout``
+        seconds, StreamClosed.
+        """
+        await self._go_slow()
+        end = self._line_end()
+        if end < 0:
+            async with asyncio.timeout(timeout):
+                while (end := self._line_end()) < 0:
+                    if len(self._buffer) >= limit:
+                        raise LineTooLong(f"line of more than {limit} bytes")
+                    await self._more()
+        if end >= limit:
+            raise LineTooLong(f"line of more than {limit} bytes")
+        self._searched = 0
+        return self._take(end + 1)
+
+    async def read_block(self, timeout: float) -> bytes:  # noqa: ASYNC109 # as above
+        """Whatever is there: at least one byte, at most 256 KiB. Raises TimeoutError, StreamClosed."""
+        await self._go_slow()
+        if not self._buffer:
+            async with asyncio.timeout(timeout):
+                while not self._buffer:
+                    await self._more()
+        return self._take(min(len(self._buffer), BLOCK_MAX))
+
+    async def read_exactly(self, size: int, timeout: float) -> bytes:  # noqa: ASYNC109 # as above
+        """So many bytes, for small sizes; TimeoutError after ``timeout`` seconds without progress, StreamClosed."""
+        await self._go_slow()
+        while (have := len(self._buffer)) < size:
+            async with asyncio.timeout(timeout):
+                while len(self._buffer) == have:
+                    await self._more()
+        return self._take(size)
+
+    async def blocks(self, size: int, timeout: float) -> AsyncIterator[bytes]:  # noqa: ASYNC109 # as above
+        """So many bytes in pieces. TimeoutError after ``timeout`` seconds without progress, StreamClosed."""
+        while size:
+            if not self._buffer:
+                async with asyncio.timeout(timeout):
+                    while not self._buffer:
+                        await self._more()
+            block = self._take(min(size, len(self._buffer), BLOCK_MAX))
+            size -= len(block)
+            yield block
+
+    def unread(self, data: bytes) -> None:
+        """Put bytes back in front of what comes next."""
+        self._buffer[:0] = data
+        self._searched = 0
+
+    def discard(self) -> None:
+        """Drop what is buffered."""
+        self._buffer.clear()
+        self._searched = 0
+        self._resume_reading()
+
+    # Writing.
+
+    @property
+    def pending(self) -> int:
+        """Bytes written and not yet flushed."""
+        return self._pending_size
+
+    def write(self, data: bytes) -> None:
+        """Collect bytes for the next flush()."""
+        self._pending.append(data)
+        self._pending_size += len(data)
+
+    async def flush(self, timeout: float) -> None:  # noqa: ASYNC109 # as above
+        """Send what was written, and wait until the peer took most of it. Raises TimeoutError, StreamClosed."""
+        data = b"".join(self._pending)
+        self._pending.clear()
+        self._pending_size = 0
+        if self._lost.is_set() or self._transport is None:
+            raise StreamClosed("connection lost")
+        if data:
+            if self.slow:
+                data = await self._dribble(data, timeout)
+            self._transport.write(data)
+        if not self._writable.is_set():
+            async with asyncio.timeout(timeout):
+                await self._writable.wait()
+            if self._lost.is_set():
+                raise StreamClosed("connection lost")
+
+    # TLS and the end.
+
+    async def start_tls(self, context: ssl.SSLContext, timeout: float) -> None:  # noqa: ASYNC109 # as above
+        """The server's side of a handshake. What was buffered before is the caller's to refuse. Raises TLSFailed."""
+        transport = self._transport
+        if transport is None or self._lost.is_set():
+            raise TLSFailed("eof")
+        self._resume_reading()
+        loop = asyncio.get_running_loop()
+        try:
+            upgraded = await loop.start_tls(
+                transport,
+                self,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=timeout,
+                ssl_shutdown_timeout=TLS_SHUTDOWN,
+            )
+        except ssl.SSLError as exc:
+            raise TLSFailed(exc.reason or str(exc)) from exc
+        except (ConnectionError, OSError) as exc:
+            # A handshake that takes too long ends in a ConnectionAbortedError whose text says so.
+            raise TLSFailed("timeout" if "longer than" in str(exc) else "eof") from exc
+        if upgraded is None:
+            raise TLSFailed("eof")
+        self._transport = upgraded
+        upgraded.set_write_buffer_limits(high=WRITE_HIGH)
+        ssl_object: ssl.SSLObject = upgraded.get_extra_info("ssl_object")
+        cipher = ssl_object.cipher()
+        self.tls = TLSState(ssl_object.version() or "", cipher[0] if cipher else "", ssl_object)
+
+    def close(self) -> None:
+        """End the connection after what was flushed; does not wait."""
+        if self._transport is not None:
+            self._transport.close()
+
+    def abort(self) -> None:
+        """End the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    async def wait_closed(self) -> None:
+        await self._lost.wait()
+
+    # Inside.
+
+    def _line_end(self) -> int:
+        end = self._buffer.find(b"\n", self._searched)
+        self._searched = len(self._buffer) if end < 0 else end
+        return end
+
+    def _take(self, size: int) -> bytes:
+        data = bytes(memoryview(self._buffer)[:size])
+        del self._buffer[:size]
+        self._searched = max(0, self._searched - size)
+        if self._reading_paused and len(self._buffer) <= BUFFER_LOW:
+            self._resume_reading()
+        return data
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused and self._transport is not None:
+            self._reading_paused = False
+            with contextlib.suppress(RuntimeError):  # the transport is closing
+                self._transport.resume_reading()
+
+    async def _more(self) -> None:
+        """Wait for bytes. Raises StreamClosed at the end of the input."""
+        if self._eof:
+            raise StreamClosed("closed by the peer")
+        self._resume_reading()
+        self._reader = asyncio.get_running_loop().create_future()
+        try:
+            await self._reader
+        finally:
+            self._reader = None
+
+    def _wake(self) -> None:
+        if self._reader is not None and not self._reader.done():
+            self._reader.set_result(None)
+
+    async def _go_slow(self) -> None:
+        if self.slow:
+            await asyncio.sleep(self.slow)
+
+    async def _dribble(self, data: bytes, timeout: float) -> bytes:  # noqa: ASYNC109 # as above
+        """Send a byte at a time for as long as the deadline allows; gives what is left to be sent."""
+        assert self._transport is not None
+        steps = max(0, int((timeout - SLOW_RESERVE) / self.slow))
+        for position in range(min(steps, len(data))):
+            if self._lost.is_set():
+                raise StreamClosed("connection lost")
+            self._transport.write(data[position : position + 1])
+            await asyncio.sleep(self.slow)
+        return data[steps:]
+
+
+def _address(name: object) -> tuple[str, int]:
+    if isinstance(name, tuple) and len(name) >= 2:
+        ip, port = str(name[0]).partition("%")[0], int(name[1])
+        return ip.removeprefix("::ffff:") if "." in ip else ip, port
+    return "", 0
+
+
+class Deadline:
+    """One deadline over several waits: seconds that are left of it.
+
+    deadline = Deadline(1800)
+    await stream.read_block(deadline.left(30))
+    """
+
+    __slots__ = ("_at", "_loop")
+
+    def __init__(self, seconds: float) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._at = self._loop.time() + seconds
+
+    def left(self, most: float) -> float:
+        """Seconds until the deadline, at most ``most``. Raises TimeoutError when it has passed."""
+        left = self._at - self._loop.time()
+        if left <= 0:
+            raise TimeoutError
+        return min(left, most)

@@ -1,0 +1,74 @@
+"""The one bridge between sockets (async) and the domain (sync): a thread pool for reads, the group commit for writes.
+
+bridge = Bridge(threads=8)
+await bridge.start()
+opened = await bridge.call(reading.open_mailbox, account_id, "Inbox")
+placement = await bridge.write([account_id], lambda tx: delivery.deliver(tx, new))
+await bridge.close()
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import ParamSpec, TypeVar
+
+from django.db import DatabaseError, connection
+
+from .db import Tx
+from .notify import ChangeHub
+from .writer import GroupWriter
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Bridge:
+    """What the servers of one mail process share. ``threads``: as many calls run at a time, the others wait in order.
+
+    Each thread keeps its own connection to the database.
+    """
+
+    def __init__(self, threads: int) -> None:
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="bridge")
+        self.writer = GroupWriter()
+        self.hub = ChangeHub()
+
+    async def start(self) -> None:
+        await self.hub.start()
+
+    async def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run a function that uses the database, a disk or much CPU, in a thread of the pool.
+
+        A caller that is cancelled does not stop it: its result is dropped.
+        """
+        call = functools.partial(function, *args, **kwargs)
+        context = contextvars.copy_context()  # log lines in the thread name the connection too
+        return await asyncio.get_running_loop().run_in_executor(
+            self._pool, lambda: context.run(_with_live_connection, call)
+        )
+
+    async def write(self, account_ids: Sequence[int], job: Callable[[Tx], T]) -> T:
+        """Have the group commit run ``job(tx)`` with these accounts locked; returns after the commit.
+
+        See GroupWriter.submit() for what it raises, and for what a job may do.
+        """
+        return await self.writer.run(account_ids, job)
+
+    async def close(self) -> None:
+        """Commit what waits, and end the threads."""
+        await self.hub.close()
+        await asyncio.to_thread(self.writer.close)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _with_live_connection(call: Callable[[], T]) -> T:
+    try:
+        return call()
+    except DatabaseError:
+        # The server restarted, say: the next call connects anew.
+        connection.close_if_unusable_or_obsolete()
+        raise
