@@ -21,18 +21,18 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeVar
 
+LOCALSERVE: Final = "localserve"  # the command that has a directory of its own
 DEFAULT_DATA_DIR: Final = "data"
 ENVIRONMENT_FILE: Final = "mox.env"
 SECRETS_DIR: Final = "keys"
+
+from . import localserve
+from .problem import EnvironmentProblem
 
 T = TypeVar("T")
 
 _DURATION_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
-
-
-class EnvironmentProblem(Exception):
-    """A variable that cannot be used: the text is one line that names it, its value and the remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +69,16 @@ class Environment:
         return self.data_dir / "run"
 
     @property
+    def metrics_dir(self) -> Path:
+        """Where the processes keep their metrics, to be summed by the one that is asked."""
+        return self.run_dir / "metrics"
+
+    @property
+    def temporary_dir(self) -> Path:
+        """Content on its way in or out that is too large for memory."""
+        return self.data_dir / "tmp"
+
+    @property
     def redis_socket(self) -> Path:
         return self.run_dir / "redis.sock"
 
@@ -86,7 +96,11 @@ def load(variables: Mapping[str, str] | None = None, argv: Sequence[str] | None 
     """Read the environment once. Raises EnvironmentProblem."""
     given = dict(os.environ if variables is None else variables)
     arguments = sys.argv if argv is None else argv
-    data_dir = Path(_directory_argument(arguments) or given.get("MOX_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
+    is_localserve = arguments[1:2] == [LOCALSERVE]
+    default_dir = localserve.default_directory(given) if is_localserve else DEFAULT_DATA_DIR
+    data_dir = Path(_directory_argument(arguments) or given.get("MOX_DATA_DIR") or default_dir).absolute()
+    if is_localserve:
+        localserve.claim(data_dir)
     values = {**_read_file(data_dir / ENVIRONMENT_FILE), **{k: v for k, v in given.items() if k.startswith("MOX_")}}
     reader = _Reader(values, data_dir)
     environment = reader.environment()

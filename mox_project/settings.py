@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import os
+import sys
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from .environment import Environment, EnvironmentProblem, load
+from .environment import LOCALSERVE, Environment, load
+from .problem import EnvironmentProblem
 
 MOX: Environment = load()
+
+if sys.argv[1:2] == [LOCALSERVE]:
+    # Its processes share their metrics in files; prometheus_client looks at this when it is first imported.
+    MOX.metrics_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+    os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(MOX.metrics_dir)
 
 SECRET_KEY = MOX.secret_key
 DEBUG = False
@@ -81,6 +89,24 @@ STORAGES = {
 }
 
 LOGGING_CONFIG = None  # server.logs sets it up, in each process
+
+CELERY_BROKER_URL = MOX.broker_url
+CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_keepalive": True}
+CELERY_TASK_IGNORE_RESULT = True  # what a task did stands in the database
+CELERY_TASK_DEFAULT_QUEUE = "maintenance"
+CELERY_WORKER_HIJACK_ROOT_LOGGER = False
+CELERY_WORKER_REDIRECT_STDOUTS = False
+CELERY_WORKER_PREFETCH_MULTIPLIER = 1
+CELERY_ENABLE_UTC = True
+CELERY_BEAT_SCHEDULE = {
+    # An expired tick is dropped: after a pause the next one does the work of all.
+    "store-text": {"task": "store.text", "schedule": 5.0, "options": {"expires": 5}},
+    "store-erase": {"task": "store.erase", "schedule": 300.0, "options": {"expires": 300}},
+    "store-collect-blobs": {"task": "store.collect_blobs", "schedule": 3600.0, "options": {"expires": 3600}},
+    "store-tidy": {"task": "store.tidy", "schedule": 86400.0, "options": {"expires": 3600}},
+    "server-tidy": {"task": "server.tidy", "schedule": 86400.0, "options": {"expires": 3600}},
+}
 
 MOX_CACHE_URL = MOX.cache_url
 MOX_RECEIVED_ID_KEY = MOX.received_id_key
