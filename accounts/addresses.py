@@ -106,7 +106,7 @@ def resolve_login(login: str) -> Address | None:
         hosted = Domain.objects.get(name=parsed.domain.ascii)
         canonical = canonical_address(parsed.localpart, hosted)
         return Address.objects.filter(canonical=canonical).select_related("account", "domain").first()
-    return Address.objects.select_related("account", "domain").get(pk=resolved.address_id)
+    return Address.objects.select_related("account", "domain").get(pk=resolved.address_id or 0)
 
 
 def _hostnames() -> set[str]:

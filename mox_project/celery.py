@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from typing import Any, Final
 
 from celery import Celery
+from celery.exceptions import SecurityWarning
 from celery.signals import setup_logging, worker_ready
 
 MAINTENANCE: Final = "maintenance"  # search text, clean-up: what may wait
@@ -20,11 +22,14 @@ def _keep_our_logging(**kwargs: Any) -> None:
     """A receiver of this signal keeps Celery from replacing the handlers of server.logs."""
 
 
-def run_worker(name: str, queues: list[str], concurrency: int, ready: Callable[[], None]) -> None:
+def run_worker(node: str, name: str, queues: list[str], concurrency: int, ready: Callable[[], None]) -> None:
     """Be a worker until SIGTERM. ``ready`` is called when it takes tasks."""
     worker_ready.connect(lambda **_: ready(), weak=False)
+    # Tasks are JSON, never pickles: a worker of localserve may well be root's.
+    warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = app.Worker(
-        hostname=f"{name}@%h",
+        hostname=f"{name}@{node}",
+        quiet=True,
         queues=queues,
         pool="threads",
         concurrency=concurrency,

@@ -52,6 +52,7 @@ def command(socket_path: Path) -> list[str]:
         "appendonly": "no",
         "daemonize": "no",
         "loglevel": "warning",
+        "logfile": str(socket_path.with_name("redis.log")),
         "timeout": "0",
     }
     return [executable(), *(word for name, value in options.items() for word in (f"--{name}", value))]
@@ -63,14 +64,15 @@ def run(socket_path: Path, ready: Callable[[], None]) -> None:
     socket_path.unlink(missing_ok=True)
     prober = os.fork()
     if prober == 0:
-        if os.fork() == 0 and _wait_until_answering(socket_path):
+        if os.fork() == 0 and wait_until_answering(socket_path):
             ready()
         os._exit(0)
     os.waitpid(prober, 0)
     os.execv(words[0], words)  # noqa: S606 # no shell, and the words are ours
 
 
-def _wait_until_answering(socket_path: Path) -> bool:
+def wait_until_answering(socket_path: Path) -> bool:
+    """Whether Redis answers on this socket within 10 s."""
     deadline = time.monotonic() + START_TIMEOUT
     while time.monotonic() < deadline:
         if _answers(socket_path):

@@ -21,13 +21,13 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeVar
 
+from . import localserve
+from .problem import EnvironmentProblem
+
 LOCALSERVE: Final = "localserve"  # the command that has a directory of its own
 DEFAULT_DATA_DIR: Final = "data"
 ENVIRONMENT_FILE: Final = "mox.env"
 SECRETS_DIR: Final = "keys"
-
-from . import localserve
-from .problem import EnvironmentProblem
 
 T = TypeVar("T")
 

