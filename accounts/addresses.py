@@ -106,7 +106,8 @@ def resolve_login(login: str) -> Address | None:
         hosted = Domain.objects.get(name=parsed.domain.ascii)
         canonical = canonical_address(parsed.localpart, hosted)
         return Address.objects.filter(canonical=canonical).select_related("account", "domain").first()
-    return Address.objects.select_related("account", "domain").get(pk=resolved.address_id or 0)
+    assert resolved.address_id is not None  # only the postmaster has none, and it was not asked for
+    return Address.objects.select_related("account", "domain").get(pk=resolved.address_id)
 
 
 def _hostnames() -> set[str]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Final
+from typing import Any, Final, cast
 
 from django.conf import settings
 from django.core.files.storage import storages
@@ -85,9 +85,14 @@ def _references() -> Iterator[ForeignObjectRel]:
             yield field
 
 
+def _files_directory() -> Path:
+    storage = cast("dict[str, Any]", settings.STORAGES["messages"])
+    return Path(storage.get("OPTIONS", {}).get("location", ""))
+
+
 def _collect_files(before: datetime) -> int:
     """Files left by a crash between the file and its row, and temporary ones."""
-    root = Path(settings.STORAGES["messages"].get("OPTIONS", {}).get("location", ""))
+    root = _files_directory()
     if not root.is_dir():
         return 0
     removed = 0

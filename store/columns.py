@@ -19,14 +19,23 @@ class FlagBits(Func):
     def __init__(self) -> None:
         super().__init__(*(F(column) for column, _, _ in FLAGS))
 
-    def as_sql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **extra: Any) -> tuple[str, list[Any]]:
+    def as_sql(
+        self,
+        compiler: SQLCompiler,
+        connection: BaseDatabaseWrapper,
+        function: str | None = None,
+        template: str | None = None,
+        arg_joiner: str | None = None,
+        **extra: Any,
+    ) -> tuple[str, tuple[str | int, ...]]:
         cast = "::int" if connection.vendor == "postgresql" else ""
-        terms, params = [], []
+        terms: list[str] = []
+        params: list[str | int] = []
         for expression, (_, bit, _) in zip(self.source_expressions, FLAGS, strict=True):
             sql, expression_params = compiler.compile(expression)
             terms.append(f"{sql}{cast} * {bit}")
             params.extend(expression_params)
-        return f"({' + '.join(terms)})", params
+        return f"({' + '.join(terms)})", tuple(params)
 
 
 BITS: Final = FlagBits()

@@ -88,13 +88,16 @@ class Reader:
         return block
 
 
-def reader(prefix: bytes, blob_id: int, blob_size: int, data: bytes | None, storage_name: str) -> Reader:
+Bytes = bytes | memoryview[int]  # what the databases give for a BinaryField
+
+
+def reader(prefix: Bytes, blob_id: int, blob_size: int, data: Bytes | None, storage_name: str) -> Reader:
     """A reader from the columns of a row, without another query."""
     stored = None if data is None else bytes(data)
     return Reader(bytes(prefix), blob_size, stored, storage_name, f"blob {blob_id}")
 
 
-def blob_reader(blob_id: int, blob_size: int, data: bytes | None, storage_name: str) -> Reader:
+def blob_reader(blob_id: int, blob_size: int, data: Bytes | None, storage_name: str) -> Reader:
     """A reader of a blob's content alone."""
     return reader(b"", blob_id, blob_size, data, storage_name)
 

@@ -399,7 +399,7 @@ def _duplicate(overrides: list[tuple[dict[str, Any], int]], common: dict[str, An
     if not overrides:
         return
     differing = [*overrides[0][0], *common]
-    columns = [f.column for f in Message._meta.local_concrete_fields if not f.primary_key]
+    columns = [f.column or f.attname for f in Message._meta.local_concrete_fields if not f.primary_key]
     kept = [column for column in columns if column not in differing]
     shared = [connection.ops.adapt_datetimefield_value(v) if isinstance(v, datetime) else v for v in common.values()]
     statement = (

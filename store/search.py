@@ -437,6 +437,9 @@ class _opened:
         self._reader.close()
 
 
+_SQL = tuple[str, tuple[str | int, ...]]
+
+
 class PrefixHas(Func):
     """Whether the prefix of a message holds this ASCII text, compared without case."""
 
@@ -445,17 +448,15 @@ class PrefixHas(Func):
     def __init__(self, needle: str) -> None:
         super().__init__(F("prefix"), Value(needle.lower()))
 
-    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **extra: Any) -> tuple[str, list[Any]]:
+    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **extra: Any) -> _SQL:
         return self._sql(compiler, "INSTR(LOWER(CAST({prefix} AS TEXT)), {needle}) > 0")
 
-    def as_postgresql(
-        self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **extra: Any
-    ) -> tuple[str, list[Any]]:
+    def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **extra: Any) -> _SQL:
         return self._sql(compiler, "STRPOS(LOWER(ENCODE({prefix}, 'escape')), {needle}) > 0")
 
-    def _sql(self, compiler: SQLCompiler, template: str) -> tuple[str, list[Any]]:
+    def _sql(self, compiler: SQLCompiler, template: str) -> _SQL:
         prefix, needle = (compiler.compile(expression) for expression in self.source_expressions)
-        return template.format(prefix=prefix[0], needle=needle[0]), [*prefix[1], *needle[1]]
+        return template.format(prefix=prefix[0], needle=needle[0]), (*prefix[1], *needle[1])
 
 
 class _Found(Func):

