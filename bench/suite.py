@@ -116,7 +116,7 @@ def _measure(case: Case, targets: dict[str, Target], args: argparse.Namespace) -
             return f"{case.name:36} {figure:10.1f}   target {case.target:g}   {verdict}"
         return f"{case.name:36} {figure:10.1f}"
     theirs = [float(r[case.figure]) for r in results if r["target"] != "mox"]
-    ratio = statistics.median(b / a for a, b in zip(theirs, ours) if a)
+    ratio = statistics.median(b / a for a, b in zip(theirs, ours, strict=True) if a)
     verdict = "ok" if ratio >= case.target else "MISSED"
     return (
         f"{case.name:36} {figure:10.1f}/s   {case.beside} {statistics.median(theirs):10.1f}/s   "

@@ -48,6 +48,7 @@ def database(url: str) -> dict[str, Any]:
     """The DATABASES entry for a URL. Raises EnvironmentProblem."""
     parts = urlsplit(url)
     if parts.scheme == "sqlite":
+        query = parse_qs(parts.query)
         return {
             "ENGINE": "django.db.backends.sqlite3",
             "NAME": unquote(parts.path),
@@ -55,7 +56,7 @@ def database(url: str) -> dict[str, Any]:
             "OPTIONS": {
                 # Whoever will write takes the lock at BEGIN: a later upgrade fails at once where another was first.
                 "transaction_mode": "IMMEDIATE",
-                "timeout": 20,
+                "timeout": float(query.get("timeout", ["20"])[0]),  # seconds to wait for the lock
                 # FULL: with NORMAL a power cut loses commits that were answered with 250 already.
                 "init_command": (
                     "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA foreign_keys=ON;"

@@ -125,8 +125,6 @@ class Supervisor:
     def _signalled(self, number: int) -> None:
         if number in (signal.SIGTERM, signal.SIGINT):
             self._stopping = True
-        elif number == signal.SIGHUP:
-            self._signal_all(signal.SIGHUP)
         elif number == signal.SIGCHLD:
             self._reap()
 
@@ -210,6 +208,7 @@ def _run_child(process: ChildProcess, writing: int) -> None:
         signal.set_wakeup_fd(-1)
         for number in _SIGNALS:
             signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # certificates and settings are looked at anew by themselves
 
         def ready() -> None:
             os.write(writing, b"+")
