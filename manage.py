@@ -11,7 +11,7 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mox_project.settings")
     from django.core.management import execute_from_command_line  # after the settings module is named
 
-    from mox_project.environment import EnvironmentProblem
+    from mox_project.problem import EnvironmentProblem
 
     try:
         execute_from_command_line(sys.argv)

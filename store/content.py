@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import IO, Final, Self
+from typing import IO, Final, Self, TypeAlias
 
 from django.core.files.storage import storages
 
@@ -88,7 +88,7 @@ class Reader:
         return block
 
 
-Bytes = bytes | memoryview[int]  # what the databases give for a BinaryField
+Bytes: TypeAlias = "bytes | memoryview[int]"  # what the databases give for a BinaryField
 
 
 def reader(prefix: Bytes, blob_id: int, blob_size: int, data: Bytes | None, storage_name: str) -> Reader:

@@ -132,7 +132,8 @@ def test_an_append_that_got_its_ok_survives_a_crash_at(own_server: OwnServer, po
 
 def check_crash(server: Server, point: str, body: str, send: Callable[[Server, int, str], bool]) -> None:
     server.start("--ip", server.ip, env={"MOX_FAULT": f"{point}:3"})
-    acknowledged, refused = set(), set()
+    acknowledged: set[int] = set()
+    refused: set[int] = set()
     for number in range(1, TRIES + 1):
         (acknowledged if send(server, number, body) else refused).add(number)
         if refused:
