@@ -8,7 +8,7 @@ import smtplib
 import subprocess
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 
@@ -67,25 +67,16 @@ def numbers_in_inbox(server: Server) -> Counter[int]:
 
 def store_check(server: Server) -> str:
     """The output of the checker on the server's directory."""
-    environment = {key: value for key, value in os.environ.items() if not key.startswith("MOX_")}
     checked = subprocess.run(
         [sys.executable, "manage.py", "store", "check"],
         cwd=PROJECT,
-        env={**environment, "MOX_DATA_DIR": str(server.directory)},
+        env={**os.environ, "MOX_DATA_DIR": str(server.directory)},
         capture_output=True,
         text=True,
         timeout=60,
     )
     assert checked.returncode == 0, checked.stdout + checked.stderr
     return checked.stdout
-
-
-@pytest.fixture(scope="module", autouse=True)
-def without_the_workers_database() -> Iterator[None]:
-    """These servers have directories, and databases, of their own, whatever database the worker's tests run on."""
-    hidden = {key: os.environ.pop(key) for key in list(os.environ) if key.endswith("_URL") and key.startswith("MOX_")}
-    yield
-    os.environ.update(hidden)
 
 
 def test_mail_is_found_again_after_everything_was_killed(own_server: OwnServer) -> None:
