@@ -43,6 +43,8 @@ class PreparedBlob:
     imap_envelope: bytes
     imap_bodystructure: bytes
     is_dsn: bool
+    problem: str = ""
+    """Why the message could not be parsed and is one opaque part; "" when it could."""
 
     def discard(self) -> None:
         """Nothing refers to it: a file that was written for it is removed."""
@@ -81,7 +83,7 @@ def _prepare(content: BinaryIO | IO[bytes] | bytes, normalize_newlines: bool) ->
         storage_name = storages["messages"].save(new_name(), File(file))
         faults.point("store.after_blob_fsync")
     try:
-        part, _ = message.ensure_part(source)
+        part, error = message.ensure_part(source)
         structure = part.to_json()
         return PreparedBlob(
             size=size,
@@ -95,6 +97,7 @@ def _prepare(content: BinaryIO | IO[bytes] | bytes, normalize_newlines: bool) ->
             imap_envelope=imapformat.envelope(part.envelope),
             imap_bodystructure=imapformat.bodystructure(part),
             is_dsn=message.is_dsn(part),
+            problem="" if error is None else str(error),
         )
     except BaseException:
         if storage_name:

@@ -1,0 +1,287 @@
+"""From a received message to the mailboxes of its recipients: checks, header lines, one transaction, and the outcome.
+
+outcomes = await deliver(bridge, message, Rules(...))
+reply = final_reply(outcomes)
+"""
+
+from __future__ import annotations
+
+import enum
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from functools import lru_cache
+from typing import IO, Final
+
+from django.db import OperationalError
+
+from protocols.message import FromError, from_address, needs_smtputf8
+from protocols.smtpreply import Reply
+from protocols.smtpsyntax import Mail
+from server.db import DatabaseBusy
+from server.ratelimit import networks_of
+from store import blobs
+from store.bridge import Bridge
+from store.db import Tx
+from store.delivery import Delivering, Delivery
+from store.errors import MailboxGone, OverQuota, StoreError
+from store.messages import NewMessage, Origin
+
+from . import headers
+from .errors import SMTPError
+from .localserve import RCPT_PREFIX, special_failure
+from .transaction import Peer, Recipient
+
+log = logging.getLogger(__name__)
+
+MAX_RECEIVED: Final = 100  # Received fields; a message with more goes round in circles (RFC 5321 6.3)
+HEADER_MAX: Final = 1 << 20  # bytes looked at for them: what the parser takes for a header section at most
+KNOWN_ADDRESSES: Final = 4096  # clients whose networks are remembered: senders come again
+
+_TLS_VERSIONS: Final = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
+_NO_TLS: Final = 1
+_UNKNOWN_TLS: Final = 0
+
+
+class Result(enum.Enum):
+    """What became of a message for one recipient, as the metric names it."""
+
+    DELIVERED = "delivered"
+    UNKNOWN_USER = "unknownuser"
+    ACCOUNT_ERROR = "accounterror"
+    DELIVERY_ERROR = "delivererror"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result for one recipient. ``reply`` is None where the message was stored, or withheld because of others."""
+
+    recipient: Recipient
+    result: Result
+    reply: Reply | None = None
+    silence: float = 0.0  # seconds to wait before the reply
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for this server and run."""
+
+    localserve: bool
+    pedantic: bool
+
+    @property
+    def partial(self) -> bool:
+        """Whether some recipients may get a message that fails for others.
+
+        Whom it fails for the sender must learn. As long as no DSN is sent, the reply is all there is to tell it, and so
+        a message is stored for all of its recipients or for none. localserve is for trying out, and tells in its log.
+        """
+        return self.localserve
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A message as it was received."""
+
+    peer: Peer
+    mail: Mail
+    recipients: Sequence[Recipient]
+    content: bytes | IO[bytes]
+    has_8bit: bool
+    received: datetime
+
+
+async def deliver(bridge: Bridge, message: Message, rules: Rules) -> list[Outcome]:
+    """Store the message for its recipients; an outcome for each, in their order.
+
+    Raises SMTPError for a message that nobody gets, and what the store raises.
+    """
+    refused = [_refusal(recipient, rules) for recipient in message.recipients]
+    wanted = [recipient for recipient, refusal in zip(message.recipients, refused, strict=True) if refusal is None]
+    if not wanted or (len(wanted) < len(refused) and not rules.partial):
+        await bridge.call(check_loop, message.content)
+        stored = [_withheld(recipient) for recipient in wanted]
+    else:
+        prepared = await bridge.call(prepare, message, wanted, rules)
+        stored = await _store(bridge, wanted, prepared, rules)
+    rest = iter(stored)
+    return [refusal or next(rest) for refusal in refused]
+
+
+def final_reply(outcomes: Sequence[Outcome]) -> Reply:
+    """The reply to DATA that sums up the outcomes."""
+    if any(outcome.result is Result.DELIVERED for outcome in outcomes):
+        return Reply(250, "2.2.0", "message is stored")
+    failed = [(outcome, outcome.reply) for outcome in outcomes if outcome.reply is not None]
+    withheld = len(failed) < len(outcomes)
+    if len({(reply.code, reply.enhanced) for _, reply in failed}) == 1:
+        first = failed[0][1]
+        code, enhanced, close = first.code, first.enhanced, first.close
+        lines = [f"<{o.recipient.path}>: {reply.text}" if withheld else reply.text for o, reply in failed]
+    else:
+        code, enhanced = (554, "5.3.0") if any(reply.code >= 500 for _, reply in failed) else (451, "4.3.0")
+        close = False
+        lines = [f"<{o.recipient.path}>: {reply.code} {reply.enhanced} {reply.text}" for o, reply in failed]
+    if withheld:
+        lines.append("the other recipients did not get the message either")
+    return Reply(code, enhanced, "\n".join(dict.fromkeys(lines)), close)
+
+
+def check_loop(content: bytes | IO[bytes]) -> None:
+    """Raises SMTPError for a message that has passed too many servers."""
+    if isinstance(content, bytes):
+        head = content[:HEADER_MAX]
+    else:
+        content.seek(0)
+        head = content.read(HEADER_MAX)
+    end = head.find(b"\r\n\r\n")
+    fields = b"\n" + (head if end < 0 else head[:end]).lower()
+    if fields.count(b"\nreceived:") + fields.count(b"\nreceived ") > MAX_RECEIVED:
+        raise SMTPError(550, "5.4.6", f"mail loop, message has more than {MAX_RECEIVED} Received headers")
+
+
+def prepare(message: Message, recipients: Sequence[Recipient], rules: Rules) -> list[Delivery]:
+    """What the transaction needs, for each recipient; content of some size is on disk afterwards. For a pool thread.
+
+    Raises SMTPError for a message that is refused, StorageFull.
+    """
+    check_loop(message.content)
+    blob = blobs.prepare(message.content)
+    try:
+        smtputf8 = _is_internationalised(message, blob)
+        if smtputf8 and rules.pedantic and not message.mail.smtputf8:
+            raise SMTPError(550, "5.6.0", "message needs SMTPUTF8, which MAIL did not ask for")  # RFC 6531 3.6
+        origin = _origin(message, blob)
+        return [_delivery(message, recipient, blob, origin, smtputf8) for recipient in recipients]
+    except BaseException:
+        blob.discard()
+        raise
+
+
+class _Undone(Exception):
+    """Nothing was stored; the outcomes tell why."""
+
+    def __init__(self, outcomes: list[Outcome]) -> None:
+        super().__init__("nothing was stored")
+        self.outcomes = outcomes
+
+
+async def _store(
+    bridge: Bridge, recipients: Sequence[Recipient], deliveries: list[Delivery], rules: Rules
+) -> list[Outcome]:
+    """One change of the group commit for all recipients."""
+
+    def job(tx: Tx) -> list[Outcome]:
+        delivering = Delivering(tx)
+        outcomes = [_delivered(delivering, r, d) for r, d in zip(recipients, deliveries, strict=True)]
+        failures = sum(outcome.result is not Result.DELIVERED for outcome in outcomes)
+        if failures == len(outcomes) or (failures and not rules.partial):
+            raise _Undone(outcomes)
+        return outcomes
+
+    blob = deliveries[0].new.blob
+    try:
+        return await bridge.write(sorted({delivery.account_id for delivery in deliveries}), job)
+    except _Undone as undone:
+        await bridge.call(blob.discard)
+        return [o if o.reply is not None else _withheld(o.recipient) for o in undone.outcomes]
+    except (StoreError, DatabaseBusy):
+        await bridge.call(blob.discard)
+        raise
+    # Whatever else happens, and for a caller that is cancelled, the change may have been committed, or still be: then
+    # its content must be there. If it was not, the collector finds the file.
+
+
+def _delivered(delivering: Delivering, recipient: Recipient, delivery: Delivery) -> Outcome:
+    try:
+        delivering.deliver(delivery)
+    except OverQuota as exc:
+        log.info("recipient is over quota", extra={"rcptto": str(recipient.path), "err": str(exc)})
+        return Outcome(recipient, Result.DELIVERY_ERROR, Reply(452, "4.2.2", "mailbox is full, try again later"))
+    except MailboxGone as exc:
+        log.info("account is gone", extra={"rcptto": str(recipient.path), "err": str(exc)})
+        return Outcome(recipient, Result.ACCOUNT_ERROR, Reply(451, "4.3.0", "account cannot be opened"))
+    except OperationalError:
+        raise  # the whole transaction is lost: the writer knows what to do
+    except StoreError as exc:
+        log.warning("message cannot be stored", extra={"rcptto": str(recipient.path), "err": str(exc)})
+        return Outcome(recipient, Result.DELIVERY_ERROR, Reply(451, "4.3.0", "message cannot be stored"))
+    return Outcome(recipient, Result.DELIVERED)
+
+
+def _withheld(recipient: Recipient) -> Outcome:
+    return Outcome(recipient, Result.DELIVERY_ERROR)
+
+
+def _refusal(recipient: Recipient, rules: Rules) -> Outcome | None:
+    """Why a recipient gets nothing, whatever the message is."""
+    localpart = recipient.path.localpart
+    if rules.localserve and not localpart.lower().startswith(RCPT_PREFIX):
+        special = special_failure(localpart)
+        if special is not None:
+            return Outcome(recipient, Result.DELIVERY_ERROR, special.reply, special.silence)
+    if recipient.resolved is None:
+        return Outcome(recipient, Result.UNKNOWN_USER, Reply(550, "5.1.1", "no such user"))
+    return None
+
+
+def _is_internationalised(message: Message, blob: blobs.PreparedBlob) -> bool:
+    """Whether it needs SMTPUTF8 on its way (RFC 6531 3.4); the client's word for it where it cannot be parsed."""
+    paths = (message.mail.reverse_path, *(recipient.path for recipient in message.recipients))
+    if not all(path.localpart.isascii() for path in paths):
+        return True
+    if blob.problem:
+        return message.mail.smtputf8
+    return message.has_8bit and needs_smtputf8(blob.part, message.content)
+
+
+def _origin(message: Message, blob: blobs.PreparedBlob) -> Origin:
+    """How the message came, as far as it is known without asking DNS."""
+    peer, path = message.peer, message.mail.reverse_path
+    masked1, masked2, masked3 = _masked_addresses(peer.remote_ip)
+    hello, sender = peer.hello.name.domain, path.domain.domain
+    try:
+        author = from_address(blob.part)
+    except FromError:
+        author = None
+    return Origin(
+        remote_ip=peer.remote_ip,
+        remote_ip_masked1=masked1,
+        remote_ip_masked2=masked2,
+        remote_ip_masked3=masked3,
+        ehlo_domain=hello.name() if hello is not None else "",
+        mail_from=str(path),
+        mail_from_localpart=path.localpart,
+        mail_from_domain=sender.name() if sender is not None else "",
+        msg_from_localpart=author.localpart if author is not None else "",
+        msg_from_domain=author.domain.name() if author is not None else "",
+        received_tls_version=_TLS_VERSIONS.get(peer.tls_version, _UNKNOWN_TLS) if peer.tls_version else _NO_TLS,
+        received_tls_ciphersuite=peer.tls_cipher,
+        received_require_tls=message.mail.require_tls,
+    )
+
+
+@lru_cache(maxsize=KNOWN_ADDRESSES)
+def _masked_addresses(remote_ip: str) -> list[str]:
+    """The address of the narrow, the middle and the wide network around a client."""
+    return [network.partition("/")[0] for network in networks_of(remote_ip)]
+
+
+def _delivery(
+    message: Message, recipient: Recipient, blob: blobs.PreparedBlob, origin: Origin, smtputf8: bool
+) -> Delivery:
+    assert recipient.resolved is not None
+    path = recipient.path
+    prefix = headers.prefix(
+        message.peer,
+        message.mail.reverse_path,
+        path,
+        message.received,
+        smtputf8=smtputf8,
+        require_tls=message.mail.require_tls,
+    )
+    domain = path.domain.domain
+    own = replace(origin, rcpt_to_localpart=path.localpart, rcpt_to_domain=domain.name() if domain is not None else "")
+    new = NewMessage(blob, prefix, received=message.received, origin=own)
+    return Delivery(recipient.resolved.account_id, recipient.resolved.mailbox, new)

@@ -1,0 +1,65 @@
+"""The header lines put before a received message, for each recipient its own (RFC 5321 4.4)."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from ipaddress import ip_address
+from typing import Final
+
+from protocols.message.headerwriter import HeaderWriter
+from protocols.names import Domain, address_literal
+from protocols.smtpsyntax import Path
+from server.cids import received_id
+
+from .transaction import Peer
+
+_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+
+
+def prefix(
+    peer: Peer, reverse_path: Path, recipient: Path, received: datetime, *, smtputf8: bool, require_tls: bool
+) -> bytes:
+    """Delivered-To, Return-Path and Received. In UTF-8 if the message is internationalised, else ASCII."""
+    delivered_to = HeaderWriter("Delivered-To:")
+    delivered_to.add(" ", recipient.text(smtputf8=smtputf8))
+    return_path = HeaderWriter("Return-Path:")
+    return_path.add(" ", f"<{reverse_path.text(smtputf8=smtputf8)}>")
+    trace = _received(peer, recipient, received, smtputf8=smtputf8, require_tls=require_tls)
+    return delivered_to.bytes() + return_path.bytes() + trace
+
+
+def with_protocol(peer: Peer, *, smtputf8: bool) -> str:
+    """The protocol in a Received field (RFC 3848, RFC 6531 section 4.3)."""
+    name = "UTF8SMTP" if smtputf8 else "ESMTP" if peer.hello.extended else "SMTP"
+    return f"{name}S" if peer.tls_version else name
+
+
+def _received(peer: Peer, recipient: Path, received: datetime, *, smtputf8: bool, require_tls: bool) -> bytes:
+    field = HeaderWriter("Received:")
+    field.add(" ", "from")
+    name = peer.hello.name
+    field.add(" ", address_literal(name.ip) if name.ip is not None else _name(name.domain, smtputf8))
+    field.add(" ", f"({address_literal(ip_address(peer.remote_ip))})")
+    _add_a_labels(field, name.domain, smtputf8)
+    field.add(" ", "by", _name(peer.hostname, smtputf8), f"({address_literal(ip_address(peer.local_ip))})")
+    _add_a_labels(field, peer.hostname, smtputf8)
+    field.add(" ", "via", "tcp", "with", with_protocol(peer, smtputf8=smtputf8))
+    if require_tls:
+        field.add(" ", "(requiretls)")  # RFC 8689 section 4.1
+    field.add(" ", "id", received_id(peer.cid))
+    if peer.tls_version:
+        field.add(" ", f"({peer.tls_version.replace('TLSv', 'TLS')}", f"{peer.tls_cipher})")
+    field.add(" ", "for", f"<{recipient.text(smtputf8=smtputf8)}>;")
+    # strftime would name the month in the language of the process.
+    field.add(" ", f"{received.day}", _MONTHS[received.month - 1], f"{received:%Y %H:%M:%S %z}")
+    return field.bytes()
+
+
+def _name(domain: Domain | None, smtputf8: bool) -> str:
+    return domain.xname(smtputf8) if domain is not None else "unknown"
+
+
+def _add_a_labels(field: HeaderWriter, domain: Domain | None, smtputf8: bool) -> None:
+    """A name that is written in U-labels has its A-labels beside it."""
+    if smtputf8 and domain is not None and domain.unicode:
+        field.add(" ", f"({domain.ascii})")

@@ -1,0 +1,43 @@
+"""The services of this package for the server that accepts connections."""
+
+from __future__ import annotations
+
+from protocols.smtpreply import Reply
+from server import ratelimit
+from server.cids import received_id
+from server.connections import Connection, Service
+from server.ratelimit import Refusal
+from store.bridge import Bridge
+
+from .session import SHUTTING_DOWN, Session
+
+_REASONS = {
+    Refusal.CONNECTION_RATE: "too many new connections from your network, try again later",
+    Refusal.FAILED_LOGINS: "too many failed logins from your network, try again later",
+    Refusal.OPEN_CONNECTIONS: "too many open connections from your network, try again later",
+}
+
+
+def services(bridge: Bridge) -> list[Service]:
+    """Mail from other servers, on port 25."""
+
+    async def handle(connection: Connection) -> None:
+        await Session(connection, bridge).run()
+
+    return [
+        Service(
+            name="smtp",
+            kind=ratelimit.Service.SMTP,
+            implicit_tls=False,
+            refuse_failed_logins=False,
+            handler=handle,
+            refusal=refusal,
+            session_tickets=False,
+        )
+    ]
+
+
+def refusal(reason: Refusal | None, connection: Connection) -> bytes:
+    """The line that refuses a connection: for a limit, or because the server is stopping."""
+    reply = SHUTTING_DOWN if reason is None else Reply(421, "4.7.0", _REASONS[reason])
+    return reply.encode(received_id(connection.cid))
