@@ -11,6 +11,7 @@ comes from a network of its own, so that no test uses up another's connection li
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 import ssl
@@ -19,6 +20,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from protocols.sasl.client import ClientMechanism, SaslClientError
 from tests.system.servers import source_ip
 
 Value = Any  # None | str | bytes | list[Value]; recursive types would be all casts in the tests
@@ -156,6 +158,7 @@ class Wire:
         timeout: float = ANSWER_TIMEOUT,
         greeting: bool = True,
     ) -> None:
+        self.ip = ip
         self.timeout = timeout
         self.utf8 = False
         self.log: list[str] = []
@@ -163,7 +166,7 @@ class Wire:
         self.socket: socket.socket = socket.create_connection((ip, port), timeout, source_address=(self.source, 0))
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if tls is not None:
-            self.socket = tls.wrap_socket(self.socket, server_hostname="localhost")
+            self.socket = tls.wrap_socket(self.socket, server_hostname=ip)
         self._buffer = bytearray()
         self._tags = 0
         self._pending: list[Response] = []
@@ -240,6 +243,34 @@ class Wire:
             if response.tag != "*":
                 raise BadResponse(f"want an answer to {tag}, got {response}")
             untagged.append(response)
+
+    def start_tls(self, context: ssl.SSLContext) -> None:
+        self.ok("STARTTLS")
+        self.socket = context.wrap_socket(self.socket, server_hostname=self.ip)
+
+    def authenticate(self, mechanism: ClientMechanism, *, initial: bool = True) -> Answer:
+        """AUTHENTICATE; the initial response goes along (SASL-IR) or is asked for."""
+        tag = self.tag()
+        step = mechanism.next(None)
+        line = f"{tag} AUTHENTICATE {mechanism.name}".encode()
+        pending = step.data
+        if initial and pending is not None:
+            line += b" " + (base64.b64encode(pending) or b"=")
+            pending = None
+        self.send(line + b"\r\n")
+        while True:
+            response = self.read()
+            if response.tag == tag:
+                return Answer([], response)
+            if response.tag != "+":
+                continue
+            if pending is None:
+                try:
+                    pending = mechanism.next(base64.b64decode(response.text, validate=True)).data
+                except SaslClientError:
+                    pending = b""  # the server's error; RFC 5802 5.1: the exchange ends with its answer
+            self.send(base64.b64encode(pending or b"") + b"\r\n")
+            pending = None
 
     def login(self, username: str, password: str) -> Answer:
         return self.ok(f"LOGIN {quote(username).decode()} {quote(password).decode()}")
