@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
@@ -309,6 +310,17 @@ def expunge(tx: AccountTx, mailbox: Mailbox, uids: Sequence[int] | None = None) 
     else:
         targets = [target for target in _targets(mailbox, uids) if target.bits & DELETED]
     return _expunge(tx, mailbox, targets)
+
+
+def marked_deleted(mailbox: Mailbox, uids: Sequence[int]) -> list[int]:
+    """Those of these UIDs (ascending) whose messages are marked ``\\Deleted``."""
+    marked = Message.objects.filter(mailbox_id=mailbox.pk, expunged=False, deleted=True).order_by("uid")
+    found = []
+    for uid in marked.values_list("uid", flat=True):
+        at = bisect_left(uids, uid)
+        if at < len(uids) and uids[at] == uid:
+            found.append(uid)
+    return found
 
 
 def expunge_all(tx: AccountTx, mailbox: Mailbox) -> Expunged:

@@ -65,15 +65,25 @@ class Listing:
 def open_mailbox(account_id: int, name: str) -> OpenedMailbox:
     """One snapshot of everything that a session starts from. Raises MailboxNotFound, MailboxError."""
     with db.read():
-        view = mailbox(account_id, name)
-        uids = array("I")
-        first_unseen = None
-        rows = Message.objects.filter(mailbox_id=view.id, expunged=False).order_by("uid")
-        uids.extend(rows.values_list("uid", flat=True).iterator(chunk_size=2000))
-        if view.unseen:
-            first = rows.filter(seen=False).values_list("uid", flat=True).first()
-            first_unseen = None if first is None else uids.index(first) + 1
-        state = AccountState.objects.get(pk=account_id)
+        return _opened(mailbox(account_id, name), account_id)
+
+
+def reopen(mailbox_id: int) -> OpenedMailbox | None:
+    """The same for a mailbox that a session has open; None if it was removed."""
+    with db.read():
+        row = Mailbox.objects.filter(pk=mailbox_id, expunged=False).first()
+        return None if row is None else _opened(_view(row), row.account_id)
+
+
+def _opened(view: MailboxView, account_id: int) -> OpenedMailbox:
+    uids = array("I")
+    first_unseen = None
+    rows = Message.objects.filter(mailbox_id=view.id, expunged=False).order_by("uid")
+    uids.extend(rows.values_list("uid", flat=True).iterator(chunk_size=2000))
+    if view.unseen:
+        first = rows.filter(seen=False).values_list("uid", flat=True).first()
+        first_unseen = None if first is None else uids.index(first) + 1
+    state = AccountState.objects.get(pk=account_id)
     return OpenedMailbox(view, uids, state.last_modseq, first_unseen, state.highest_deleted_modseq)
 
 
@@ -129,9 +139,16 @@ def rows(
     return [row[:-1] for row in found] if position is None else found
 
 
-def vanished(mailbox_id: int, since: int) -> array[int]:
-    """The UIDs of messages removed with a modseq above ``since``, ascending."""
+def highest_deleted_modseq(account_id: int) -> int:
+    """The highest modseq of a tombstone that is gone: from before it, not every removal can be told."""
+    return AccountState.objects.values_list("highest_deleted_modseq", flat=True).get(pk=account_id)
+
+
+def vanished(mailbox_id: int, since: int, *, upto: int | None = None) -> array[int]:
+    """The UIDs of messages removed with a modseq above ``since`` (and not above ``upto``), ascending."""
     query = Message.objects.filter(mailbox_id=mailbox_id, expunged=True, modseq__gt=since).order_by("uid")
+    if upto is not None:
+        query = query.filter(modseq__lte=upto)
     return array("I", query.values_list("uid", flat=True).iterator(chunk_size=2000))
 
 

@@ -1,0 +1,134 @@
+"""Telling a client what others changed: messages of its mailbox, and mailboxes (imap.md section 5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from server import db
+from store import changes, reading
+from store.changes import Event, Events, MailboxChanges
+from store.messages import FlagRow
+from store.models import AccountState, ChangeEvent
+
+from .answers import Bye, mailbox_name
+from .selected import Pending, Selected
+
+if TYPE_CHECKING:
+    from .session import Session
+
+ROWS_PER_BATCH: Final = 2000  # messages whose flags are read and sent at a time after an overflow
+
+Kind = ChangeEvent.Kind
+
+
+@dataclass(frozen=True, slots=True)
+class News:
+    """What came after a session's positions; None where nothing did."""
+
+    events: Events | None
+    messages: MailboxChanges | None
+
+
+def look(account_id: int, feed_position: int, mailbox_id: int | None, position: int) -> News | None:
+    """What is new in an account and in one mailbox of it; one query where nothing is. None if the account is gone."""
+    last = AccountState.objects.filter(pk=account_id).values_list("last_modseq", flat=True).first()
+    if last is None:
+        return None
+    with db.read():
+        return News(
+            changes.events(account_id, feed_position) if last > feed_position else None,
+            changes.mailbox_changes(mailbox_id, position) if mailbox_id is not None and last > position else None,
+        )
+
+
+async def announce(session: Session) -> None:
+    """Send everything that the client does not know yet. Only between commands' own answers."""
+    selected = session.selected
+    watched = selected if selected is not None and not selected.gone else None
+    news = await session.call(
+        look,
+        session.account_id,
+        session.feed_position,
+        None if watched is None else watched.mailbox_id,
+        0 if watched is None else watched.position,
+    )
+    if news is None:
+        raise Bye("account was removed")
+    if watched is not None:
+        if news.messages is not None:
+            watched.take(news.messages)
+        await tell_pending(session)
+    if news.events is not None:
+        await send_events(session, news.events)
+        session.feed_position = news.events.modseq
+
+
+async def tell_pending(session: Session) -> None:
+    """Send the changes to the selected mailbox that are taken in already."""
+    selected = session.selected
+    if selected is None:
+        return
+    if selected.pending.overflow_since is not None:
+        await _rebuild(session, selected)
+    elif selected.pending or selected.keywords != selected.told_keywords:
+        session.send_lines(selected.announcements(condstore=session.condstore, qresync=session.qresync))
+
+
+async def send_events(session: Session, events: Events) -> None:
+    """Send what happened to mailboxes; where that was too much to tell, all mailboxes that there are."""
+    told = [event_line(event, rev2=session.rev2) for event in events.events]
+    if not events.complete and len(events.events) >= changes.CHANGES_MAX:
+        listing = await session.call(reading.mailboxes, session.account_id)
+        told += [_list_line([], view.name, rev2=session.rev2) for view in listing.views]
+    session.send_lines(told)
+
+
+def event_line(event: Event, *, rev2: bool) -> bytes:
+    """The LIST line of an event; empty for what clients are not told."""
+    data = event.data
+    match event.kind:
+        case Kind.MAILBOX_ADD:
+            return _list_line(data["flags"], data["name"], rev2=rev2)
+        case Kind.MAILBOX_RENAME:
+            return _list_line(data["flags"], data["new"], rev2=rev2, old_name=data["old"])
+        case Kind.MAILBOX_REMOVE if rev2:  # others take any LIST line for a mailbox that is there
+            return _list_line(["\\NonExistent"], data["name"], rev2=rev2)
+        case Kind.SUBSCRIPTION_ADD:
+            flags = ["\\Subscribed", "\\NonExistent"] if data["nonexistent"] else ["\\Subscribed"]
+            return _list_line(flags, data["name"], rev2=rev2)
+    return b""
+
+
+def _list_line(flags: list[str], name: str, *, rev2: bool, old_name: str | None = None) -> bytes:
+    line = b'* LIST (%b) "/" %b' % (" ".join(flags).encode("ascii"), mailbox_name(name, utf8=rev2))
+    if old_name is not None and rev2:
+        line += b' ("OLDNAME" (%b))' % mailbox_name(old_name, utf8=rev2)
+    return line + b"\r\n"
+
+
+async def _rebuild(session: Session, selected: Selected) -> None:
+    """Too much changed to tell each step: compare what the client knows with what is there."""
+    since = selected.pending.overflow_since
+    assert since is not None
+    found = await session.call(reading.reopen, selected.mailbox_id)
+    if found is None:
+        selected.gone = True
+        return
+    current = frozenset(found.uids)
+    known = frozenset(selected.uids)
+    selected.pending = Pending()
+    selected.keywords = found.view.keywords
+    selected.position = found.modseq
+    session.send_lines(selected.keyword_lines())
+    session.send_lines(selected.remove([uid for uid in selected.uids if uid not in current], qresync=session.qresync))
+    added = [uid for uid in found.uids if uid not in known]
+    if added:
+        selected.add(added)
+        session.send(selected.exists())
+    for start in range(0, len(found.uids), ROWS_PER_BATCH):
+        part = found.uids[start : start + ROWS_PER_BATCH]
+        rows: list[FlagRow] = await session.call(reading.flag_rows, selected.mailbox_id, part, changed_since=since)
+        session.send_lines(selected.flags_line(row, session.condstore) for row in rows)
+        await session.flush_if_much()
+    selected.highest_modseq = max(selected.highest_modseq, found.view.modseq)

@@ -1,0 +1,62 @@
+"""What a connection announces, in the order in which it is sent (imap.md section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Final
+
+# A capability is listed only when all of its RFC works: clients rely on it silently.
+BASE: Final = (
+    "IMAP4rev2",
+    "IMAP4rev1",
+    "ENABLE",
+    "LITERAL+",
+    "IDLE",
+    "SASL-IR",
+    "BINARY",
+    "UNSELECT",
+    "UIDPLUS",
+    "ESEARCH",
+    "SEARCHRES",
+    "MOVE",
+    "LIST-EXTENDED",
+    "SPECIAL-USE",
+    "LIST-STATUS",
+    "ID",
+    "CONDSTORE",
+    "QRESYNC",
+    "STATUS=SIZE",
+    "NAMESPACE",
+)
+_SCRAM_AND_CRAM: Final = ("AUTH=SCRAM-SHA-256", "AUTH=SCRAM-SHA-1", "AUTH=CRAM-MD5")
+_WITH_PLUS: Final = (
+    "AUTH=SCRAM-SHA-256-PLUS",
+    "AUTH=SCRAM-SHA-256",
+    "AUTH=SCRAM-SHA-1-PLUS",
+    "AUTH=SCRAM-SHA-1",
+    "AUTH=CRAM-MD5",
+)
+
+
+def plus_announced(tls_version: str | None) -> bool:
+    """Whether the -PLUS mechanisms are offered: Python has no channel binding that TLS 1.3 asks for (RFC 9266)."""
+    return tls_version is not None and tls_version != "TLSv1.3"
+
+
+def before_login(*, tls_version: str | None, can_start_tls: bool, cleartext_allowed: bool) -> bytes:
+    """The list for a connection that is not logged in; ``tls_version`` None without TLS."""
+    words = list(BASE)
+    if tls_version is not None:
+        words += _WITH_PLUS if plus_announced(tls_version) else _SCRAM_AND_CRAM
+        words.append("AUTH=PLAIN")
+    else:
+        words += _SCRAM_AND_CRAM
+        if can_start_tls:
+            words.append("STARTTLS")
+        words.append("AUTH=PLAIN" if cleartext_allowed else "LOGINDISABLED")
+    return " ".join(words).encode("ascii")
+
+
+def after_login(disabled: Collection[str]) -> bytes:
+    """The list for a connection that is logged in, without what the account has disabled (upper-case names)."""
+    return " ".join(word for word in BASE if word.upper() not in disabled).encode("ascii")

@@ -1,0 +1,61 @@
+"""The table of commands: in which states each is allowed, how it is parsed, and what carries it out."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Final, TypeVar
+
+from . import fetch, fetchargs, general, login, select
+from .answers import Done
+from .session import Session, State
+from .syntax import Parser
+
+A = TypeVar("A")
+
+ANY: Final = frozenset(State)
+NOT_AUTHENTICATED: Final = frozenset({State.NOT_AUTHENTICATED})
+AUTHENTICATED: Final = frozenset({State.AUTHENTICATED, State.SELECTED})
+SELECTED: Final = frozenset({State.SELECTED})
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """``announces``: before its tagged answer, the client is told what others changed."""
+
+    states: frozenset[State]
+    parse: Callable[[Parser], Any]
+    run: Callable[[Session, Any], Awaitable[Done]]
+    announces: bool
+
+
+def _command(
+    states: frozenset[State],
+    parse: Callable[[Parser], A],
+    run: Callable[[Session, A], Awaitable[Done]],
+    *,
+    announces: bool = True,
+) -> Command:
+    return Command(states, parse, run, announces)
+
+
+COMMANDS: Final[dict[bytes, Command]] = {
+    b"CAPABILITY": _command(ANY, general.parse_nothing, general.capability),
+    b"NOOP": _command(ANY, general.parse_nothing, general.noop),
+    b"LOGOUT": _command(ANY, general.parse_nothing, general.logout, announces=False),
+    b"ID": _command(ANY, general.parse_id, general.id_),
+    b"STARTTLS": _command(NOT_AUTHENTICATED, general.parse_nothing, general.starttls),
+    b"LOGIN": _command(NOT_AUTHENTICATED, login.parse_login, login.login),
+    b"AUTHENTICATE": _command(NOT_AUTHENTICATED, login.parse_authenticate, login.authenticate),
+    b"ENABLE": _command(AUTHENTICATED, general.parse_enable, general.enable),
+    b"NAMESPACE": _command(AUTHENTICATED, general.parse_nothing, general.namespace),
+    b"SELECT": _command(AUTHENTICATED, partial(select.parse, read_only=False), select.select),
+    b"EXAMINE": _command(AUTHENTICATED, partial(select.parse, read_only=True), select.select),
+    b"CHECK": _command(SELECTED, general.parse_nothing, general.noop),
+    b"CLOSE": _command(SELECTED, general.parse_nothing, select.close),
+    b"UNSELECT": _command(SELECTED, general.parse_nothing, select.unselect),
+    # With message numbers nothing may shift them in the middle of what a client does (RFC 9051 7.5.1).
+    b"FETCH": _command(SELECTED, partial(fetchargs.parse, is_uid=False), fetch.fetch, announces=False),
+    b"UID FETCH": _command(SELECTED, partial(fetchargs.parse, is_uid=True), fetch.fetch),
+}

@@ -1,0 +1,144 @@
+"""Response lines of FETCH from columns alone: FLAGS, ENVELOPE, sizes, dates. Runs in a thread, batch by batch."""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Final, Self
+
+from protocols import imapformat
+from protocols.message import Part
+from store import reading
+from store.flags import words
+
+from .answers import internal_date
+from .fetchargs import FetchItem, Item
+
+FLAGS_BATCH: Final = 4000  # messages of a batch where only small columns are read
+BATCH: Final = 500  # messages of a batch that reads ENVELOPE, BODYSTRUCTURE or structures: a few KB each
+
+_LARGE: Final = frozenset({Item.ENVELOPE, Item.BODYSTRUCTURE, Item.BODY})
+
+# What a prefix must hold to change the envelope; it seldom does, so this goes first.
+_ENVELOPE_FIELD: Final = re.compile(
+    rb"^(?:date|subject|from|sender|reply-to|to|cc|bcc|in-reply-to|message-id)[ \t]*:", re.IGNORECASE | re.MULTILINE
+)
+
+Row = tuple[Any, ...]
+
+# The columns that an item is made from, and how its value is formatted.
+COLUMNS: Final[dict[Item, tuple[str, ...]]] = {
+    Item.UID: ("uid",),
+    Item.FLAGS: ("bits", "keywords"),
+    Item.INTERNALDATE: ("received", "received_offset"),
+    Item.SIZE: ("size",),
+    Item.ENVELOPE: ("blob__imap_envelope", "prefix"),
+    Item.BODYSTRUCTURE: ("blob__imap_bodystructure",),
+    Item.BODY: ("blob__structure",),
+    Item.MODSEQ: ("modseq",),
+}
+FORMATS: Final[dict[Item, bytes]] = {
+    Item.UID: b"UID %d",
+    Item.FLAGS: b"FLAGS (%b)",
+    Item.INTERNALDATE: b"INTERNALDATE %b",
+    Item.SIZE: b"RFC822.SIZE %d",
+    Item.ENVELOPE: b"ENVELOPE %b",
+    Item.BODYSTRUCTURE: b"BODYSTRUCTURE %b",
+    Item.BODY: b"BODY %b",
+    Item.MODSEQ: b"MODSEQ (%d)",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class RowPlan:
+    """What to read, and how a line is made of it."""
+
+    items: tuple[Item, ...]
+    columns: tuple[str, ...]
+    line: bytes
+    batch: int
+
+    @classmethod
+    def of(cls, wanted: Sequence[FetchItem], *, with_modseq: bool) -> Self | None:
+        """The plan for these items; None if one of them is content."""
+        items = [item for item in wanted if isinstance(item, Item)]
+        if len(items) < len(wanted):
+            return None
+        return cls.of_rows(items, with_modseq=with_modseq)
+
+    @classmethod
+    def of_rows(cls, wanted: Sequence[Item], *, with_modseq: bool) -> Self:
+        items = with_required(wanted, with_modseq=with_modseq)
+        line = b"* %%d FETCH (%b)\r\n" % b" ".join(FORMATS[item] for item in items)
+        return cls(items, columns_of(items), line, BATCH if _LARGE.intersection(items) else FLAGS_BATCH)
+
+
+def with_required(wanted: Sequence[Item], *, with_modseq: bool) -> tuple[Item, ...]:
+    """The items once each, and those that every line has: UID, and MODSEQ where it must be told."""
+    items = dict.fromkeys(wanted)
+    if Item.UID not in items:
+        items = dict.fromkeys((Item.UID, *items))
+    if with_modseq:
+        items[Item.MODSEQ] = None
+    return tuple(items)
+
+
+def columns_of(items: Sequence[Item]) -> tuple[str, ...]:
+    """The columns of items, UID first, each once."""
+    return tuple(dict.fromkeys(("uid", *(column for item in items for column in COLUMNS[item]))))
+
+
+def row_batch(
+    mailbox_id: int, plan: RowPlan, uids: array[int], numbers: Sequence[int], changed_since: int
+) -> tuple[bytes, int]:
+    """The lines of a batch, and of how many messages."""
+    rows = read_rows(mailbox_id, uids, plan.items, plan.columns, changed_since)
+    numbered = with_numbers(rows, uids, numbers)
+    line = plan.line
+    if plan.items == (Item.UID, Item.FLAGS):
+        # The most frequent question by far.
+        return b"".join([line % (number, row[0], words(row[1], row[2])) for number, row in numbered]), len(rows)
+    values = [value_of(item, plan.columns) for item in plan.items]
+    return b"".join([line % (number, *[value(row) for value in values]) for number, row in numbered]), len(rows)
+
+
+def read_rows(
+    mailbox_id: int, uids: Sequence[int], items: Sequence[Item], columns: Sequence[str], changed_since: int
+) -> list[Row]:
+    """The columns of these messages, ENVELOPE as it is with the prefix of each."""
+    rows = reading.rows(mailbox_id, uids, columns, changed_since=changed_since)
+    if Item.ENVELOPE not in items:
+        return rows
+    envelope, prefix = (columns.index(column) for column in COLUMNS[Item.ENVELOPE])
+    changing = {row[0]: bytes(row[prefix]) for row in rows if row[prefix] and _ENVELOPE_FIELD.search(row[prefix])}
+    if not changing:
+        return rows
+    stored = dict(reading.rows(mailbox_id, sorted(changing), ("uid", "blob__envelope")))
+    made = {uid: imapformat.envelope_with_prefix(stored[uid], own) for uid, own in changing.items() if uid in stored}
+    return [(*row[:envelope], made[row[0]], *row[envelope + 1 :]) if row[0] in made else row for row in rows]
+
+
+def with_numbers(rows: list[Row], uids: Sequence[int], numbers: Sequence[int]) -> list[tuple[int, Row]]:
+    """Rows (whose first column is the UID) with their message numbers."""
+    if len(rows) == len(uids):
+        return list(zip(numbers, rows, strict=True))
+    by_uid = dict(zip(uids, numbers, strict=True))
+    return [(by_uid[row[0]], row) for row in rows]
+
+
+def value_of(item: Item, columns: Sequence[str]) -> Callable[[Row], Any]:
+    """What makes an item's value of a row."""
+    at = [columns.index(column) for column in COLUMNS[item]]
+    first = at[0]
+    match item:
+        case Item.FLAGS:
+            keywords = at[1]
+            return lambda row: words(row[first], row[keywords])
+        case Item.INTERNALDATE:
+            offset = at[1]
+            return lambda row: internal_date(row[first], row[offset])
+        case Item.BODY:
+            return lambda row: imapformat.body(Part.from_json(row[first]))
+    return lambda row: row[first]

@@ -1,0 +1,35 @@
+"""The services of this package, for the mail process to listen for."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from server import ratelimit
+from server.connections import Connection, Service
+from server.ratelimit import Refusal
+from store.bridge import Bridge
+
+from .connection import serve
+
+_REFUSALS: Final = {
+    Refusal.CONNECTION_RATE: "connection rate from your ip or network too high, slow down please",
+    Refusal.FAILED_LOGINS: "too many auth failures",
+    Refusal.OPEN_CONNECTIONS: "too many open connections from your ip or network",
+}
+
+
+def services(bridge: Bridge) -> list[Service]:
+    """IMAP on plain connections with STARTTLS, and with TLS from the start (RFC 8314)."""
+
+    async def handler(connection: Connection) -> None:
+        await serve(connection, bridge)
+
+    return [
+        Service(name, ratelimit.Service.IMAP, implicit_tls, True, handler, _refusal)
+        for name, implicit_tls in (("imap", False), ("imaps", True))
+    ]
+
+
+def _refusal(refusal: Refusal | None, _connection: Connection) -> bytes:
+    text = "mox shutting down" if refusal is None else _REFUSALS[refusal]
+    return f"* BYE {text}\r\n".encode("ascii")
