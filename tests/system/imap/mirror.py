@@ -123,9 +123,9 @@ class Mirror:
         uid = int(response.items["UID"])
         known = self.by_number[number - 1]
         assert known in (None, uid), f"{response}, but number {number} is UID {known}"
-        self.by_number[number - 1] = uid
         before = next((u for u in reversed(self.by_number[: number - 1]) if u is not None), 0)
         assert before < uid, f"{response} after UID {before}"
+        self.by_number[number - 1] = uid
         if "FLAGS" in response.items:
             self.flags[uid] = flags_of(response)
         if "MODSEQ" in response.items:
