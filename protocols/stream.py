@@ -210,14 +210,19 @@ class Stream(asyncio.Protocol):
     # TLS and the end.
 
     async def start_tls(self, context: ssl.SSLContext, timeout: float) -> None:  # noqa: ASYNC109 # as above
-        """The server's side of a handshake. What was buffered before is the caller's to refuse. Raises TLSFailed."""
+        """The server's side of a handshake. Raises TLSFailed.
+
+        Bytes in the buffer belong to the handshake: clients start it as soon as they may. What came before they were
+        told that they may is the caller's to refuse.
+        """
         transport = self._transport
         if transport is None or self._lost.is_set():
             raise TLSFailed("eof")
         self._resume_reading()
-        loop = asyncio.get_running_loop()
-        try:
-            upgraded = await loop.start_tls(
+        early = bytes(self._buffer)
+        self.discard()
+        handshake = asyncio.ensure_future(
+            asyncio.get_running_loop().start_tls(
                 transport,
                 self,
                 context,
@@ -225,11 +230,20 @@ class Stream(asyncio.Protocol):
                 ssl_handshake_timeout=timeout,
                 ssl_shutdown_timeout=TLS_SHUTDOWN,
             )
+        )
+        try:
+            if early:
+                await asyncio.sleep(0)  # now the transport has its TLS layer, whose connection_made comes next
+                if (layer := transport.get_protocol()) is not self:
+                    asyncio.get_running_loop().call_soon(_feed, layer, early)
+            upgraded = await handshake
         except ssl.SSLError as exc:
             raise TLSFailed(exc.reason or str(exc)) from exc
         except (ConnectionError, OSError) as exc:
             # A handshake that takes too long ends in a ConnectionAbortedError whose text says so.
             raise TLSFailed("timeout" if "longer than" in str(exc) else "eof") from exc
+        finally:
+            handshake.cancel()
         if upgraded is None:
             raise TLSFailed("eof")
         self._transport = upgraded
@@ -301,6 +315,18 @@ class Stream(asyncio.Protocol):
             self._transport.write(data[position : position + 1])
             await asyncio.sleep(self.slow)
         return data[steps:]
+
+
+def _feed(layer: asyncio.BaseProtocol, data: bytes) -> None:
+    """Hand bytes to a TLS layer as its transport would."""
+    buffered = cast(asyncio.BufferedProtocol, layer)  # asyncio's and uvloop's are, without saying so
+    view = memoryview(data)
+    while view:
+        buffer = memoryview(buffered.get_buffer(len(view)))
+        size = min(len(buffer), len(view))
+        buffer[:size] = view[:size]
+        buffered.buffer_updated(size)
+        view = view[size:]
 
 
 def _address(name: object) -> tuple[str, int]:

@@ -11,6 +11,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+import uvloop
 
 from protocols.stream import BUFFER_HIGH, Deadline, LineTooLong, Stream, StreamClosed, TLSFailed
 from server.selfsigned import make_self_signed
@@ -199,6 +200,30 @@ def test_it_changes_to_tls_and_says_what_was_agreed(contexts: tuple[ssl.SSLConte
         tls_client.close()
 
     run(conversation)
+
+
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop], ids=["asyncio", "uvloop"])
+def test_a_client_that_begins_the_handshake_early_is_not_left_waiting(
+    contexts: tuple[ssl.SSLContext, ssl.SSLContext], new_loop: Callable[[], asyncio.AbstractEventLoop]
+) -> None:
+    """On a port with TLS from the start its first bytes come while the server still counts connections."""
+    server, client_context = contexts
+
+    async def main() -> None:
+        async with pair() as (stream, client):
+
+            def shake_hands() -> ssl.SSLSocket:
+                return client_context.wrap_socket(client, server_hostname="localhost")
+
+            handshake = asyncio.create_task(asyncio.to_thread(shake_hands))
+            stream.unread(await stream.read_block(SOON))
+            await stream.start_tls(server, SOON)
+            tls_client = await handshake
+            tls_client.sendall(b"NOOP\r\n")
+            assert await stream.read_line(100, SOON) == b"NOOP\r\n"
+
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(main())
 
 
 @pytest.mark.parametrize("garbage", [b"EHLO again\r\n", b"\x16\x03\x01\xff\xff\xff"])
