@@ -13,7 +13,7 @@ from typing import Final
 from django.conf import settings
 from django.db import connections
 
-from server import logs
+from server import logs, metricfiles
 
 from . import asgi, celery, embedded_redis, mailserver, sockets
 from .environment import Environment
@@ -57,6 +57,7 @@ def processes(environment: Environment, opened: list[tuple[Binding, socket]], lo
         def in_child(ready: Ready) -> None:
             logs.configure(log_level, environment.log_format, own_time=environment.log_time)
             connections.close_all()
+            _reserve_metrics(environment)
             run(ready)
 
         return ChildProcess(name, in_child, essential)
@@ -83,6 +84,13 @@ def processes(environment: Environment, opened: list[tuple[Binding, socket]], lo
     schedule = str(environment.run_dir / "beat-schedule")
     children.append(child("beat", lambda ready: celery.run_beat(schedule, ready)))
     return children
+
+
+def _reserve_metrics(environment: Environment) -> None:
+    try:
+        metricfiles.reserve(environment.metrics_dir)
+    except OSError as exc:
+        log.error("no room for metrics, the process may be killed", extra={"err": str(exc)})
 
 
 def log_level() -> str:

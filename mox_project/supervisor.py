@@ -65,11 +65,15 @@ class _State:
 
 @dataclass(slots=True)
 class Supervisor:
-    """Runs the children until SIGTERM or SIGINT. ``on_ready`` is called each time when all are ready."""
+    """Runs the children until SIGTERM or SIGINT.
+
+    ``on_ready`` is called once, when all are ready; ``on_end`` with the process id of each child that has ended.
+    """
 
     run_dir: Path
     processes: Sequence[ChildProcess]
     on_ready: Callable[[], None]
+    on_end: Callable[[int], None]
     _states: list[_State] = field(default_factory=list)
     _selector: selectors.BaseSelector = field(default_factory=selectors.DefaultSelector)
     _stopping: bool = False
@@ -151,6 +155,7 @@ class Supervisor:
                 return
             for state in self._states:
                 if state.pid == pid:
+                    self.on_end(pid)
                     self._died(state, os.waitstatus_to_exitcode(status))
 
     def _died(self, state: _State, status: int) -> None:

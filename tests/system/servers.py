@@ -64,12 +64,13 @@ class Server:
             stderr=subprocess.STDOUT,
             text=True,
         )
-        threading.Thread(target=self._read, args=(self._process,), daemon=True).start()
+        self._lines = queue.Queue()
+        threading.Thread(target=self._read, args=(self._process, self._lines), daemon=True).start()
         if wait:
-            self.wait_for_line("ready")
+            self.wait_for_line("ready\n", whole=True)
 
-    def wait_for_line(self, text: str, timeout: float = START_TIMEOUT) -> str:
-        """The next line of output that contains this; lines before it are passed."""
+    def wait_for_line(self, text: str, timeout: float = START_TIMEOUT, *, whole: bool = False) -> str:
+        """The next line of output that contains this, or (``whole``) is this; lines before it are passed."""
         while True:
             try:
                 line = self._lines.get(timeout=timeout)
@@ -77,7 +78,7 @@ class Server:
                 raise AssertionError(f"no line with {text!r} within {timeout} s:\n{self.tail()}") from None
             if line is None:
                 raise AssertionError(f"the server ended without a line with {text!r}:\n{self.tail()}")
-            if text in line:
+            if line == text or (text in line and not whole):
                 return line
 
     def wait_for_end(self, timeout: float = STOP_TIMEOUT) -> int:
@@ -106,9 +107,19 @@ class Server:
     def is_running(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def child_pid(self, name: str) -> int:
-        """The process id of one of its processes, e.g. ``mail-1``."""
-        return int((self.directory / "run" / f"{name}.pid").read_text())
+    def child_pid(self, name: str) -> int | None:
+        """The process id of one of its processes, e.g. ``mail-1``; None while it does not run."""
+        try:
+            return int((self.directory / "run" / f"{name}.pid").read_text())
+        except (FileNotFoundError, ValueError):  # the supervisor is about to write it
+            return None
+
+    def kill_child(self, name: str) -> int:
+        """Kill one of its processes; gives the process id that it had."""
+        pid = self.child_pid(name)
+        assert pid, f"{name} does not run"
+        os.kill(pid, signal.SIGKILL)
+        return pid
 
     def connect(self, port: int, timeout: float = 20) -> socket.socket:
         """A connection from a client address of its own."""
@@ -117,12 +128,12 @@ class Server:
     def tail(self, lines: int = 40) -> str:
         return "".join(self.output[-lines:])
 
-    def _read(self, process: subprocess.Popen[str]) -> None:
+    def _read(self, process: subprocess.Popen[str], lines: queue.Queue[str | None]) -> None:
         assert process.stdout is not None
         for line in process.stdout:
             self.output.append(line)
-            self._lines.put(line)
-        self._lines.put(None)
+            lines.put(line)
+        lines.put(None)
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from django.core.management.base import BaseCommand, CommandError
 from mox_project import localserve, serve, sockets, supervisor
 from mox_project.problem import EnvironmentProblem
 from mox_project.sockets import BindError
-from server import logs
+from server import logs, metricfiles
 from server.models import Listener
 
 
@@ -50,7 +50,9 @@ class Command(BaseCommand):
         self.stdout.flush()
         logs.configure(found["log_level"], environment.log_format, own_time=environment.log_time)
         children = serve.processes(environment, opened, found["log_level"])
-        status = supervisor.Supervisor(environment.run_dir, children, self._ready).run()
+        status = supervisor.Supervisor(
+            environment.run_dir, children, self._ready, lambda pid: metricfiles.forget(environment.metrics_dir, pid)
+        ).run()
         claimed.close()
         sys.exit(status)
 
