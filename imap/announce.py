@@ -55,27 +55,28 @@ async def announce(session: Session) -> None:
     )
     if news is None:
         raise Bye("account was removed")
-    if watched is not None:
-        if news.messages is not None:
-            watched.take(news.messages)
-        await tell_pending(session)
+    if watched is not None and news.messages is not None:
+        watched.take(news.messages)
     if news.events is not None:
-        await send_events(session, news.events)
+        session.pending_events.append(news.events)
         session.feed_position = news.events.modseq
+    await tell_pending(session)
 
 
 async def tell_pending(session: Session) -> None:
-    """Send the changes to the selected mailbox that are taken in already."""
+    """Send the changes that are taken in already."""
     selected = session.selected
-    if selected is None:
-        return
-    if selected.pending.overflow_since is not None:
-        await _rebuild(session, selected)
-    elif selected.pending or selected.keywords != selected.told_keywords:
-        session.send_lines(selected.announcements(condstore=session.condstore, qresync=session.qresync))
+    if selected is not None:
+        if selected.pending.overflow_since is not None:
+            await _rebuild(session, selected)
+        elif selected.pending or selected.keywords != selected.told_keywords:
+            session.send_lines(selected.announcements(condstore=session.condstore, qresync=session.qresync))
+    events, session.pending_events = session.pending_events, []
+    for some in events:
+        await _send_events(session, some)
 
 
-async def send_events(session: Session, events: Events) -> None:
+async def _send_events(session: Session, events: Events) -> None:
     """Send what happened to mailboxes; where that was too much to tell, all mailboxes that there are."""
     told = [event_line(event, rev2=session.rev2) for event in events.events]
     if not events.complete and len(events.events) >= changes.CHANGES_MAX:

@@ -7,7 +7,22 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Final, TypeVar
 
-from . import fetch, fetchargs, general, login, select
+from . import (
+    append,
+    fetch,
+    fetchargs,
+    general,
+    idle,
+    listargs,
+    listing,
+    login,
+    mailboxes,
+    search,
+    searchargs,
+    select,
+    storeflags,
+    transfer,
+)
 from .answers import Done
 from .session import Session, State
 from .syntax import Parser
@@ -52,10 +67,30 @@ COMMANDS: Final[dict[bytes, Command]] = {
     b"NAMESPACE": _command(AUTHENTICATED, general.parse_nothing, general.namespace),
     b"SELECT": _command(AUTHENTICATED, partial(select.parse, read_only=False), select.select),
     b"EXAMINE": _command(AUTHENTICATED, partial(select.parse, read_only=True), select.select),
+    b"CREATE": _command(AUTHENTICATED, mailboxes.parse_name, mailboxes.create),
+    b"DELETE": _command(AUTHENTICATED, mailboxes.parse_name, mailboxes.delete),
+    b"RENAME": _command(AUTHENTICATED, mailboxes.parse_rename, mailboxes.rename),
+    b"SUBSCRIBE": _command(AUTHENTICATED, mailboxes.parse_name, mailboxes.subscribe),
+    b"UNSUBSCRIBE": _command(AUTHENTICATED, mailboxes.parse_name, mailboxes.unsubscribe),
+    b"LIST": _command(AUTHENTICATED, listargs.parse_list, listing.list_),
+    b"LSUB": _command(AUTHENTICATED, listargs.parse_lsub, listing.lsub),
+    b"STATUS": _command(AUTHENTICATED, listargs.parse_status, listing.status),
+    b"APPEND": _command(AUTHENTICATED, append.parse, append.append),
+    b"IDLE": _command(AUTHENTICATED, general.parse_nothing, idle.idle),
     b"CHECK": _command(SELECTED, general.parse_nothing, general.noop),
     b"CLOSE": _command(SELECTED, general.parse_nothing, select.close),
     b"UNSELECT": _command(SELECTED, general.parse_nothing, select.unselect),
     # With message numbers nothing may shift them in the middle of what a client does (RFC 9051 7.5.1).
     b"FETCH": _command(SELECTED, partial(fetchargs.parse, is_uid=False), fetch.fetch, announces=False),
     b"UID FETCH": _command(SELECTED, partial(fetchargs.parse, is_uid=True), fetch.fetch),
+    b"SEARCH": _command(SELECTED, partial(searchargs.parse, is_uid=False), search.search, announces=False),
+    b"UID SEARCH": _command(SELECTED, partial(searchargs.parse, is_uid=True), search.search),
+    b"STORE": _command(SELECTED, partial(storeflags.parse, is_uid=False), storeflags.store, announces=False),
+    b"UID STORE": _command(SELECTED, partial(storeflags.parse, is_uid=True), storeflags.store),
+    b"COPY": _command(SELECTED, partial(transfer.parse, is_uid=False), transfer.copy),
+    b"UID COPY": _command(SELECTED, partial(transfer.parse, is_uid=True), transfer.copy),
+    b"MOVE": _command(SELECTED, partial(transfer.parse, is_uid=False), transfer.move),
+    b"UID MOVE": _command(SELECTED, partial(transfer.parse, is_uid=True), transfer.move),
+    b"EXPUNGE": _command(SELECTED, general.parse_nothing, transfer.expunge),
+    b"UID EXPUNGE": _command(SELECTED, transfer.parse_uid_expunge, transfer.expunge),
 }

@@ -148,6 +148,7 @@ class _CommandLoop:
                 raise Bye("please try again speaking imap")
             raise Bad("unknown command")
         self._name = name
+        self._session.tag = self._tag
         if self._session.state not in command.states:
             raise Bad("not allowed in this state")
         parser.mark()

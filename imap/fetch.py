@@ -14,6 +14,7 @@ from store import messages, reading
 from store.db import AccountTx
 from store.errors import MailboxGone
 from store.flags import SEEN
+from store.messages import FlagRow
 from store.models import Mailbox
 
 from . import qresync
@@ -138,13 +139,19 @@ async def _mark_seen(session: Session, uids: list[int]) -> frozenset[int]:
     if not uids:
         return frozenset()
 
-    def mark(tx: AccountTx, mailbox: Mailbox) -> frozenset[int]:
-        return frozenset(row.uid for row in messages.mark_seen(tx, mailbox, uids))
+    def mark(tx: AccountTx, mailbox: Mailbox) -> list[FlagRow]:
+        return messages.mark_seen(tx, mailbox, uids)
 
     try:
-        return await session.change_mailbox(mark)
+        rows = await session.change_mailbox(mark)
     except MailboxGone:
         return frozenset()  # what the client knows can still be read
+    selected = session.the_selected()
+    for row in rows:
+        selected.pending.changed.pop(row.uid, None)  # the flags go out with the content
+    if rows:
+        selected.changed_by_us(max(row.modseq for row in rows), selected.keywords)
+    return frozenset(row.uid for row in rows)
 
 
 async def _send_pieces(session: Session, pieces: list[bytes | Streamed]) -> None:

@@ -97,8 +97,6 @@ async def starttls(session: Session, _: None) -> Done:
         raise ConnectionDropped("data after STARTTLS")
 
     async def handshake() -> None:
-        if session.stream.buffered:
-            raise ConnectionDropped("data after STARTTLS")
         await session.connection.start_tls()
         session.client_id = ""  # nothing that was said in the clear counts (RFC 9051 6.2.1)
 

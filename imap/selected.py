@@ -113,8 +113,7 @@ class Selected:
         self.position = changes.modseq
 
     def changed_by_us(self, modseq: int, keywords: Sequence[str]) -> None:
-        """This session's own change is committed, and all that was committed before it is taken in."""
-        self.position = max(self.position, modseq)
+        """A change of ours to this mailbox is committed, and told with the command's answer."""
         self.keywords = tuple(keywords)
         if not self.pending:
             self.highest_modseq = max(self.highest_modseq, modseq)

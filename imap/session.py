@@ -11,7 +11,7 @@ from server.connections import Connection
 from server.logs import TRACE, TRACEDATA
 from store import changes
 from store.bridge import Bridge
-from store.changes import MailboxChanges
+from store.changes import Events, MailboxChanges
 from store.db import AccountTx
 from store.models import Mailbox
 
@@ -45,6 +45,14 @@ class LoggedIn:
     disabled: frozenset[str]  # capabilities that its clients are not shown
 
 
+@dataclass(frozen=True, slots=True)
+class Before:
+    """What others committed before a change of ours."""
+
+    events: Events | None
+    messages: MailboxChanges | None
+
+
 class Session:
     """One connection's state. Its methods belong to the connection's task."""
 
@@ -56,11 +64,13 @@ class Session:
         self.account: LoggedIn | None = None
         self.selected: Selected | None = None
         self.feed_position = 0  # in the change feed, for what is not a message
+        self.pending_events: list[Events] = []  # taken in and not yet told
         self.rev2 = False  # IMAP4rev2 was enabled; so were the others
         self.condstore = False
         self.qresync = False
         self.login_failures = 0
         self.client_id = ""
+        self.tag = b""  # of the command that is carried out
         self.logged_out = False
 
     @property
@@ -73,6 +83,13 @@ class Session:
     def utf8(self) -> bool:
         """Whether mailbox names are UTF-8, in both directions (RFC 9051 5.1, 6.3.1)."""
         return self.rev2
+
+    @property
+    def position(self) -> int:
+        """Everything in the account's change feed up to here is taken in."""
+        if self.selected is None or self.selected.gone:
+            return self.feed_position
+        return min(self.feed_position, self.selected.position)
 
     @property
     def account_id(self) -> int:
@@ -138,46 +155,46 @@ class Session:
         """Run something that reads the database, in a thread."""
         return await self.bridge.call(function, *args, **kwargs)
 
-    async def change_account(self, job: Callable[[AccountTx], T]) -> T:
-        """Commit a change that makes events of its own; what others did before it is told first."""
-        account_id, since = self.account_id, self.feed_position
+    async def change(self, job: Callable[[AccountTx], T]) -> T:
+        """Commit a change of the account. What others committed before it is taken in, to be told later.
 
-        def with_events(tx: AccountTx) -> tuple[changes.Events | None, T, int]:
-            before = changes.events(account_id, since) if tx.state.last_modseq > since else None
+        Afterwards the session's positions in the change feed are its own change: nothing is lost, nothing of its own is
+        told again.
+        """
+        account_id, selected, since = self.account_id, self.selected, self.feed_position
+
+        def with_what_came_before(tx: AccountTx) -> tuple[Before, T, int]:
+            before = self._before(tx, selected, since)
             outcome = job(tx)
             return before, outcome, tx.state.last_modseq
 
         before, outcome, position = await self.bridge.write(
-            [account_id], lambda tx: with_events(tx.account(account_id))
+            [account_id], lambda tx: with_what_came_before(tx.account(account_id))
         )
-        if before is not None:
-            await announce.send_events(self, before)
+        if before.events is not None:
+            self.pending_events.append(before.events)
         self.feed_position = position
+        if selected is not None:
+            if before.messages is not None:
+                selected.take(before.messages)
+            selected.position = max(selected.position, position)
         return outcome
 
-    async def change_mailbox(self, job: Callable[[AccountTx, Mailbox], T]) -> T:
-        """Commit a change to the selected mailbox; what others did to it before is taken in, to be told later.
+    @staticmethod
+    def _before(tx: AccountTx, selected: Selected | None, since: int) -> Before:
+        last = tx.state.last_modseq
+        events = changes.events(tx.account_id, since) if last > since else None
+        messages = None
+        if selected is not None and not selected.gone and last > selected.position:
+            messages = changes.mailbox_changes(selected.mailbox_id, selected.position)
+        return Before(events, messages)
 
-        Raises Refused where it is open read-only.
-        """
+    async def change_mailbox(self, job: Callable[[AccountTx, Mailbox], T]) -> T:
+        """Commit a change to the selected mailbox. Raises Refused where it is open read-only, MailboxGone."""
         selected = self.the_selected()
         if selected.read_only:
             raise Refused("mailbox is open read-only")
-
-        def with_changes(tx: AccountTx) -> tuple[MailboxChanges | None, T, int, list[str]]:
-            mailbox = tx.mailbox(selected.mailbox_id)
-            before = changes_before(tx, selected)
-            outcome = job(tx, mailbox)
-            return before, outcome, tx.state.last_modseq, list(mailbox.keywords)
-
-        account_id = self.account_id
-        before, outcome, modseq, keywords = await self.bridge.write(
-            [account_id], lambda tx: with_changes(tx.account(account_id))
-        )
-        if before is not None:
-            selected.take(before)
-        selected.changed_by_us(modseq, keywords)
-        return outcome
+        return await self.change(lambda tx: job(tx, tx.mailbox(selected.mailbox_id)))
 
     async def tell_pending(self) -> None:
         """Tell at once what is taken in already: before this session's own change, say."""
@@ -192,10 +209,3 @@ class Session:
     def require_qresync(self, what: str) -> None:
         if not self.qresync:
             raise Bad(f"{what} needs ENABLE QRESYNC first")
-
-
-def changes_before(tx: AccountTx, selected: Selected) -> MailboxChanges | None:
-    """What others committed to a mailbox since the session's position, inside a transaction of its own."""
-    if tx.state.last_modseq <= selected.position:
-        return None
-    return changes.mailbox_changes(selected.mailbox_id, selected.position)

@@ -10,12 +10,13 @@ from typing import Any
 from django.db.models import F
 from django.db.models.expressions import Combinable
 
+from accounts.models import Account
 from server import db
 
 from .columns import BITS
-from .errors import MailboxNotFound
+from .errors import MailboxNotFound, OverQuota
 from .mailboxes import canonical_name
-from .messages import FlagRow, uid_conditions
+from .messages import FlagRow, quota_limit, uid_conditions
 from .models import AccountState, Mailbox, Message, Subscription
 
 
@@ -137,6 +138,14 @@ def rows(
         else:
             found.extend(part)
     return [row[:-1] for row in found] if position is None else found
+
+
+def check_quota(account_id: int, size: int) -> None:
+    """Whether an account has room for so many bytes now; adding a message checks again. Raises OverQuota."""
+    account = Account.objects.get(pk=account_id)
+    limit = quota_limit(account)
+    if limit and AccountState.objects.values_list("message_size", flat=True).get(pk=account_id) + size > limit:
+        raise OverQuota(limit)
 
 
 def highest_deleted_modseq(account_id: int) -> int:

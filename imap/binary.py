@@ -1,0 +1,103 @@
+"""Messages with NUL: parts in binary transfer encoding become base64 when they are stored (RFC 3516 3).
+
+Plain FETCH BODY may not send NUL, and what it sends must not depend on how a client asks.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO, Final
+
+from protocols.message import Part, ensure_part
+
+COPY: Final = 57 * 4096  # bytes encoded at a time: lines of base64 hold 57
+MEMORY_MAX: Final = 1 << 20  # bytes of the encoded message in memory
+
+
+class NotEncodable(Exception):
+    """There is a NUL outside of the parts that may hold one."""
+
+
+@contextlib.contextmanager
+def without_nul(message: IO[bytes], temporary_dir: Path) -> Iterator[IO[bytes]]:
+    """The message with its binary parts that hold NUL in base64. Raises NotEncodable."""
+    part, _ = ensure_part(message)
+    with tempfile.SpooledTemporaryFile(max_size=MEMORY_MAX, dir=str(temporary_dir)) as encoded:
+        position = 0
+        for leaf in _binary_leaves(part):
+            if not _has_nul(message, leaf.body_offset, leaf.end_offset):
+                continue
+            _copy(message, position, leaf.header_offset, encoded)
+            encoded.write(_header_for_base64(_read(message, leaf.header_offset, leaf.body_offset)))
+            _encode(message, leaf.body_offset, leaf.end_offset, encoded)
+            position = leaf.end_offset
+        _copy(message, position, message.seek(0, 2), encoded)
+        encoded.seek(0)
+        while block := encoded.read(COPY):
+            if b"\0" in block:
+                raise NotEncodable("NUL outside of a part with binary transfer encoding")
+        encoded.seek(0)
+        yield encoded
+
+
+def _binary_leaves(part: Part) -> Iterator[Part]:
+    """The parts in binary encoding that are not composite, in order; embedded messages are left as they are."""
+    if part.is_multipart:
+        for child in part.parts:
+            yield from _binary_leaves(child)
+    elif part.message is None and part.encoding == "BINARY":
+        yield part
+
+
+def _header_for_base64(header: bytes) -> bytes:
+    """The header with its Content-Transfer-Encoding changed."""
+    lines: list[bytes] = []
+    skipping = False
+    for line in header.splitlines(keepends=True):
+        if line[:1] not in (b" ", b"\t"):
+            skipping = line.lower().startswith(b"content-transfer-encoding")
+            if skipping:
+                lines.append(b"Content-Transfer-Encoding: base64\r\n")
+        if not skipping:
+            lines.append(line)
+    return b"".join(lines)
+
+
+def _encode(source: IO[bytes], start: int, end: int, out: IO[bytes]) -> None:
+    source.seek(start)
+    left = end - start
+    lines_written = False
+    while left > 0 and (block := source.read(min(COPY, left))):
+        left -= len(block)
+        if lines_written:
+            out.write(b"\r\n")
+        text = base64.encodebytes(block).rstrip(b"\n")
+        out.write(text.replace(b"\n", b"\r\n"))
+        lines_written = True
+
+
+def _copy(source: IO[bytes], start: int, end: int, out: IO[bytes]) -> None:
+    source.seek(start)
+    left = end - start
+    while left > 0 and (block := source.read(min(COPY, left))):
+        left -= len(block)
+        out.write(block)
+
+
+def _read(source: IO[bytes], start: int, end: int) -> bytes:
+    source.seek(start)
+    return source.read(end - start)
+
+
+def _has_nul(source: IO[bytes], start: int, end: int) -> bool:
+    source.seek(start)
+    left = end - start
+    while left > 0 and (block := source.read(min(COPY, left))):
+        left -= len(block)
+        if b"\0" in block:
+            return True
+    return False

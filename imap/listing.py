@@ -1,0 +1,174 @@
+"""LIST, LSUB and STATUS: which mailboxes there are, and what is in them."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from store import reading
+from store.errors import StoreError
+from store.reading import Listing, MailboxView
+
+from . import mutf7
+from .answers import Done, Refused, mailbox_name, read_mailbox_name, refusal
+from .listargs import ListArguments, LsubArguments, StatusArguments
+from .patterns import BadPattern, Patterns, combined
+from .session import Session
+
+_ROOT: Final = b'* LIST () "/" ""\r\n'
+
+
+async def list_(session: Session, arguments: ListArguments) -> Done:
+    if not arguments.extended and arguments.patterns == (b"",):
+        session.send(_ROOT)  # the hierarchy separator is all that was asked for (RFC 9051 6.3.9)
+        return Done()
+    if "HIGHESTMODSEQ" in arguments.status:
+        session.enable_condstore()
+    session.send_lines(await session.call(_list_lines, session.account_id, arguments, utf8=session.utf8))
+    return Done()
+
+
+async def lsub(session: Session, arguments: LsubArguments) -> Done:
+    session.send_lines(await session.call(_lsub_lines, session.account_id, arguments, utf8=session.utf8))
+    return Done()
+
+
+async def status(session: Session, arguments: StatusArguments) -> Done:
+    if "HIGHESTMODSEQ" in arguments.items:
+        session.enable_condstore()
+    name = read_mailbox_name(arguments.mailbox, utf8=session.utf8)
+    try:
+        view = await session.call(reading.mailbox, session.account_id, name)
+    except StoreError as exc:
+        raise refusal(exc) from exc
+    session.send(_status_line(view, arguments.items, utf8=session.utf8))
+    return Done()
+
+
+def _status_line(view: MailboxView, items: Iterable[str], *, utf8: bool) -> bytes:
+    values = {
+        "MESSAGES": view.messages,
+        "UIDNEXT": view.uidnext,
+        "UIDVALIDITY": view.uidvalidity,
+        "UNSEEN": view.unseen,
+        "DELETED": view.deleted,
+        "SIZE": view.size,
+        "RECENT": 0,
+        "HIGHESTMODSEQ": view.modseq,
+    }
+    shown = " ".join(f"{item} {values[item]}" for item in items).encode("ascii")
+    return b"* STATUS %b (%b)\r\n" % (mailbox_name(view.name, utf8=utf8), shown)
+
+
+@dataclass(slots=True)
+class _Entry:
+    """A name that LIST may show; ``view`` None where no mailbox has it."""
+
+    view: MailboxView | None = None
+    subscribed: bool = False
+    has_children: bool = False
+    child_is: set[str] = field(default_factory=set)  # selection options that a name below it meets
+
+    def meets(self, option: str) -> bool:
+        if option == "SUBSCRIBED":
+            return self.subscribed
+        return self.view is not None and bool(self.view.special_uses)
+
+
+def _list_lines(account_id: int, arguments: ListArguments, *, utf8: bool) -> list[bytes]:
+    patterns = _patterns(arguments.reference, arguments.patterns, utf8=utf8)
+    if patterns is None:
+        return []
+    criteria = arguments.selection & {"SUBSCRIBED", "SPECIAL-USE"}
+    recursive = "RECURSIVEMATCH" in arguments.selection
+    entries = _entries(reading.mailboxes(account_id), criteria)
+    lines: list[bytes] = []
+    for name, entry in sorted(entries.items()):
+        selected = all(entry.meets(option) for option in criteria)
+        if not criteria and entry.view is None:
+            continue  # a subscribed name without a mailbox is shown to those who ask for subscriptions
+        below = sorted(entry.child_is) if recursive and not selected else []
+        if not (selected or below) or not patterns.matches(name):
+            continue
+        lines.append(_list_line(name, entry, arguments, below, utf8=utf8))
+        if arguments.status and entry.view is not None:
+            lines.append(_status_line(entry.view, arguments.status, utf8=utf8))
+    return lines
+
+
+def _list_line(name: str, entry: _Entry, arguments: ListArguments, below: Sequence[str], *, utf8: bool) -> bytes:
+    attributes: list[str] = []
+    if entry.subscribed and "SUBSCRIBED" in arguments.selection | arguments.returned:
+        attributes.append("\\Subscribed")
+    if entry.view is None:
+        attributes.append("\\NonExistent")
+    if "CHILDREN" in arguments.returned:
+        attributes.append("\\HasChildren" if entry.has_children else "\\HasNoChildren")
+    if entry.view is not None:
+        attributes += entry.view.special_uses
+    line = b'* LIST (%b) "/" %b' % (" ".join(attributes).encode("ascii"), mailbox_name(name, utf8=utf8))
+    if below:
+        line += b' ("CHILDINFO" (%b))' % " ".join(f'"{option}"' for option in below).encode("ascii")
+    return line + b"\r\n"
+
+
+def _entries(listing: Listing, criteria: Collection[str]) -> dict[str, _Entry]:
+    """All names by which something is or may be shown, with what is below them."""
+    entries: dict[str, _Entry] = {view.name: _Entry(view) for view in listing.views}
+    for name in listing.subscribed:
+        entries.setdefault(name, _Entry()).subscribed = True
+    for view in listing.views:
+        parent = view.name.rpartition("/")[0]
+        if parent:
+            entries.setdefault(parent, _Entry()).has_children = True
+    if criteria:
+        for name, entry in list(entries.items()):
+            met = {option for option in criteria if entry.meets(option)}
+            if len(met) == len(criteria):
+                for parent in _parents(name):
+                    entries.setdefault(parent, _Entry()).child_is |= met
+    return entries
+
+
+def _parents(name: str) -> Iterator[str]:
+    while name := name.rpartition("/")[0]:
+        yield name
+
+
+def _lsub_lines(account_id: int, arguments: LsubArguments, *, utf8: bool) -> list[bytes]:
+    patterns = _patterns(arguments.reference, (arguments.pattern,), utf8=utf8)
+    if patterns is None:
+        return []
+    subscribed = reading.mailboxes(account_id).subscribed
+    flags = {name: b"" for name in subscribed if patterns.matches(name)}
+    if arguments.pattern.endswith(b"%"):
+        # RFC 3501 6.3.9: a name that is not subscribed, but has a subscribed one below it that the % hides.
+        for parent in {parent for name in subscribed for parent in _parents(name)} - subscribed:
+            if patterns.matches(parent):
+                flags[parent] = b"\\NoSelect"
+    return [
+        b'* LSUB (%b) "/" %b\r\n' % (attributes, mailbox_name(name, utf8=utf8))
+        for name, attributes in sorted(flags.items())
+    ]
+
+
+def _patterns(reference: bytes, patterns: Sequence[bytes], *, utf8: bool) -> Patterns | None:
+    """The patterns as one matcher; None if none of them can match anything."""
+    decoded: list[str] = []
+    for pattern in patterns:
+        if not pattern:
+            continue
+        try:
+            if utf8:
+                decoded.append(combined(reference.decode(), pattern.decode()))
+            else:
+                decoded.append(combined(mutf7.decode(reference), mutf7.decode(pattern)))
+        except ValueError:
+            continue  # no name is like this
+    if not decoded:
+        return None
+    try:
+        return Patterns(decoded)
+    except BadPattern as exc:
+        raise Refused(str(exc), "LIMIT") from exc

@@ -1,0 +1,88 @@
+"""CREATE, DELETE, RENAME, SUBSCRIBE, UNSUBSCRIBE: the rules are the store's (RFC 9051 6.3.4 to 6.3.8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from store import changes, mailboxes
+from store.changes import Event
+from store.db import AccountTx
+
+from . import announce
+from .answers import Done, read_mailbox_name
+from .session import Session
+from .syntax import Parser
+
+
+@dataclass(frozen=True, slots=True)
+class RenameArguments:
+    source: bytes
+    destination: bytes
+
+
+def parse_name(parser: Parser) -> bytes:
+    parser.space()
+    name = parser.astring()
+    parser.end()
+    return name
+
+
+def parse_rename(parser: Parser) -> RenameArguments:
+    parser.space()
+    source = parser.astring()
+    parser.space()
+    destination = parser.astring()
+    parser.end()
+    return RenameArguments(source, destination)
+
+
+async def create(session: Session, given: bytes) -> Done:
+    # A trailing separator says that mailboxes will be made below it; all of ours can have some (RFC 9051 6.3.4).
+    name = read_mailbox_name(given, utf8=session.utf8).removesuffix("/")
+
+    def make(tx: AccountTx) -> list[Event]:
+        since = tx.state.last_modseq
+        mailboxes.create(tx, name)
+        tx.flush()
+        return changes.events(tx.account_id, since).events
+
+    made = await session.change(make)
+    await session.tell_pending()
+    for event in made:
+        if event.kind == announce.Kind.MAILBOX_ADD:
+            session.send(announce.event_line(_with_old_name(event, name), rev2=session.rev2))
+    return Done()
+
+
+def _with_old_name(event: Event, asked: str) -> Event:
+    """A mailbox that got another spelling than the client gave (Inbox) is told as renamed (RFC 9051 6.3.9.7)."""
+    made = event.data["name"]
+    spelled = asked[: len(made)]
+    if spelled == made:
+        return event
+    return replace(event, kind=announce.Kind.MAILBOX_RENAME, data={**event.data, "new": made, "old": spelled})
+
+
+async def delete(session: Session, given: bytes) -> Done:
+    name = read_mailbox_name(given, utf8=session.utf8)
+    await session.change(lambda tx: mailboxes.delete(tx, name))
+    return Done()
+
+
+async def rename(session: Session, arguments: RenameArguments) -> Done:
+    source = read_mailbox_name(arguments.source, utf8=session.utf8)
+    destination = read_mailbox_name(arguments.destination, utf8=session.utf8).removesuffix("/")
+    await session.change(lambda tx: mailboxes.rename(tx, source, destination))
+    return Done()
+
+
+async def subscribe(session: Session, given: bytes) -> Done:
+    name = read_mailbox_name(given, utf8=session.utf8)
+    await session.change(lambda tx: mailboxes.subscribe(tx, name))
+    return Done()
+
+
+async def unsubscribe(session: Session, given: bytes) -> Done:
+    name = read_mailbox_name(given, utf8=session.utf8)
+    await session.change(lambda tx: mailboxes.unsubscribe(tx, name))
+    return Done()

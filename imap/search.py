@@ -1,0 +1,130 @@
+"""SEARCH and UID SEARCH, with results to save and ESEARCH (RFC 9051 6.4.4, RFC 4731, RFC 5182)."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Final
+
+from store import search as engine
+from store.search import Page, Query
+
+from .answers import Done, Refused
+from .searchargs import CHARSETS, SearchArguments, resolved
+from .session import Session
+from .sets import compact
+
+NUMBERS_PER_LINE: Final = 100  # of an untagged SEARCH
+
+
+@dataclass(slots=True)
+class _Found:
+    """The matches: UIDs ascending, and the highest modification sequence among them."""
+
+    uids: array[int] = field(default_factory=lambda: array("I"))
+    modseq: int = 0
+
+    def add(self, page: Page) -> None:
+        self.uids.extend(match.uid for match in page.matches)
+        self.modseq = max(self.modseq, max((match.modseq for match in page.matches), default=0))
+
+
+async def search(session: Session, arguments: SearchArguments) -> Done:
+    if arguments.charset not in CHARSETS:
+        raise Refused(f"charset {arguments.charset[:40]!r} is not known", "BADCHARSET (US-ASCII UTF-8)")
+    if arguments.has_modseq:
+        session.enable_condstore()
+    selected = session.the_selected()
+    query = await session.call(resolved, arguments.key, selected)
+    returned = arguments.returned
+    saves = returned is not None and "SAVE" in returned
+    if returned is None and session.rev2:
+        returned = frozenset({"ALL"})
+    if saves:
+        selected.saved = array("I")  # what a failed search leaves behind (RFC 5182 2.1)
+    if returned is not None and returned & {"MIN", "MAX"} and not returned & {"ALL", "COUNT"}:
+        found = await _ends(session, query, returned)
+    else:
+        found = _Found()
+        async for page in _pages(session, query):
+            found.add(page)
+    if saves:
+        selected.saved = found.uids
+    with_modseq = arguments.has_modseq and bool(found.uids)
+    numbers = found.uids if arguments.is_uid else await session.call(_numbers, selected.uids, found.uids)
+    if returned is None:
+        session.send(_search_lines(numbers, found.modseq if with_modseq else 0))
+    elif returned != {"SAVE"}:
+        line = _esearch_line(session.tag, numbers, returned, is_uid=arguments.is_uid)
+        session.send(line + (b" MODSEQ %d\r\n" % found.modseq if with_modseq else b"\r\n"))
+    if await session.call(engine.lost_since, selected.mailbox_id, selected.position):
+        return Done(code=b"EXPUNGEISSUED", text=b"some messages no longer exist")
+    return Done()
+
+
+class _pages:
+    """The pages of a search, each read in a thread when it is asked for."""
+
+    def __init__(self, session: Session, query: Query, *, descending: bool = False) -> None:
+        selected = session.the_selected()
+        self._session = session
+        self._pages: Iterator[Page] = engine.search(selected.mailbox_id, query, selected.uids, descending=descending)
+
+    def __aiter__(self) -> _pages:
+        return self
+
+    async def __anext__(self) -> Page:
+        page = await self._session.call(next, self._pages, None)
+        if page is None:
+            raise StopAsyncIteration
+        return page
+
+
+async def _ends(session: Session, query: Query, returned: frozenset[str]) -> _Found:
+    """Only the first and the last match are wanted: look from each side until there is one."""
+    found = _Found()
+    if "MIN" in returned:
+        async for page in _pages(session, query):
+            if page.matches:
+                found.add(Page(page.scanned, page.matches[:1]))
+                break
+        if not found.uids:
+            return found
+    if "MAX" in returned:
+        async for page in _pages(session, query, descending=True):
+            if page.matches:
+                if not found.uids or page.matches[-1].uid != found.uids[0]:
+                    found.add(Page(page.scanned, page.matches[-1:]))
+                break
+    return found
+
+
+def _numbers(known: array[int], uids: array[int]) -> array[int]:
+    """The message numbers of known UIDs, ascending."""
+    wanted = frozenset(uids)
+    return array("I", [number for number, uid in enumerate(known, 1) if uid in wanted])
+
+
+def _search_lines(numbers: array[int], modseq: int) -> bytes:
+    ending = b" (MODSEQ %d)\r\n" % modseq if modseq else b"\r\n"
+    lines = [
+        b"* SEARCH" + b"".join(b" %d" % number for number in numbers[start : start + NUMBERS_PER_LINE])
+        for start in range(0, max(len(numbers), 1), NUMBERS_PER_LINE)
+    ]
+    return b"\r\n".join(lines) + ending
+
+
+def _esearch_line(tag: bytes, numbers: array[int], returned: frozenset[str], *, is_uid: bool) -> bytes:
+    line = b'* ESEARCH (TAG "%b")' % tag
+    if is_uid:
+        line += b" UID"
+    if "MIN" in returned and numbers:
+        line += b" MIN %d" % numbers[0]
+    if "MAX" in returned and numbers:
+        line += b" MAX %d" % numbers[-1]
+    if "COUNT" in returned:
+        line += b" COUNT %d" % len(numbers)
+    if "ALL" in returned and numbers:
+        line += b" ALL " + compact(numbers)
+    return line

@@ -1,0 +1,258 @@
+"""The arguments of SEARCH as a query of store.search (RFC 9051 6.4.4, RFC 7162 3.1.5)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+from store.errors import BadFlag
+from store.flags import ANSWERED, DELETED, DRAFT, FLAGGED, SEEN, parse_words
+from store.search import (
+    All,
+    And,
+    Body,
+    Flag,
+    Header,
+    Keyword,
+    Larger,
+    ModSeq,
+    Not,
+    Or,
+    Query,
+    Received,
+    Relation,
+    Sent,
+    Smaller,
+    Text,
+    Uid,
+    uid_ranges,
+)
+
+from .selected import Selected
+from .sets import SequenceSet
+from .syntax import NUMBER64_MAX, Parser
+
+NESTING_MAX: Final = 50
+KEYS_MAX: Final = 10_000
+CHARSETS: Final = frozenset({"US-ASCII", "UTF-8"})
+RETURN_OPTIONS: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE"})
+NOTHING: Final = Not(All())
+
+_FLAGS: Final = {
+    "ANSWERED": Flag(ANSWERED),
+    "DELETED": Flag(DELETED),
+    "DRAFT": Flag(DRAFT),
+    "FLAGGED": Flag(FLAGGED),
+    "SEEN": Flag(SEEN),
+}
+# \Recent is not kept: no message has it.
+_WORDS: Final[dict[str, Query]] = {
+    "ALL": All(),
+    "NEW": NOTHING,
+    "OLD": All(),
+    "RECENT": NOTHING,
+    **_FLAGS,
+    **{f"UN{name}": Not(flag) for name, flag in _FLAGS.items()},
+}
+_HEADERS: Final = frozenset({"BCC", "CC", "FROM", "SUBJECT", "TO"})
+_DATES: Final[dict[str, tuple[type[Received] | type[Sent], Relation]]] = {
+    "BEFORE": (Received, Relation.BEFORE),
+    "ON": (Received, Relation.ON),
+    "SINCE": (Received, Relation.SINCE),
+    "SENTBEFORE": (Sent, Relation.BEFORE),
+    "SENTON": (Sent, Relation.ON),
+    "SENTSINCE": (Sent, Relation.SINCE),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Numbers:
+    """A set of message numbers or UIDs, which mean something only in a session."""
+
+    numbers: SequenceSet
+    is_uid: bool
+
+
+Key = Query | Numbers
+
+
+@dataclass(frozen=True, slots=True)
+class SearchArguments:
+    """``returned`` None: without RETURN. ``key`` still has Numbers in it; see ``resolved``."""
+
+    key: Key
+    is_uid: bool
+    returned: frozenset[str] | None
+    charset: str
+    has_modseq: bool
+
+
+def parse(parser: Parser, *, is_uid: bool) -> SearchArguments:
+    parser.space()
+    returned, charset = None, "UTF-8"
+    keys = _Keys(parser)
+    first = None if keys.next_is_set() else parser.word("search key") if not parser.peek(b"(") else None
+    if first == "RETURN":
+        parser.space()
+        returned = _return_options(parser)
+        parser.space()
+        first = None if keys.next_is_set() or parser.peek(b"(") else parser.word("search key")
+    if first == "CHARSET":
+        parser.space()
+        charset = parser.astring().decode("ascii", "replace").upper()
+        parser.space()
+        first = None
+        keys.charset_known = charset in CHARSETS
+    terms = [keys.key(1, first)]
+    while parser.take(b" "):
+        terms.append(keys.key(1))
+    parser.end()
+    key: Key = terms[0] if len(terms) == 1 else And(tuple(terms))  # type: ignore[arg-type]  # see resolved()
+    return SearchArguments(key, is_uid, returned, charset, keys.has_modseq)
+
+
+def _return_options(parser: Parser) -> frozenset[str]:
+    parser.expect(b"(")
+    options: set[str] = set()
+    while not parser.take(b")"):
+        if options:
+            parser.space()
+        option = parser.word("return option")
+        if option not in RETURN_OPTIONS:
+            raise parser.fail(f"return option {', '.join(sorted(RETURN_OPTIONS))}, not {option[:40]}")
+        options.add(option)
+    return frozenset(options or {"ALL"})
+
+
+class _Keys:
+    """Parses search keys, and counts them."""
+
+    def __init__(self, parser: Parser) -> None:
+        self._parser = parser
+        self._count = 0
+        self.has_modseq = False
+        self.charset_known = True
+
+    def next_is_set(self) -> bool:
+        parser = self._parser
+        return parser.peek_digit() or parser.peek(b"*") or parser.peek(b"$")
+
+    def key(self, depth: int, word: str | None = None) -> Key:
+        """One search key; ``word`` if its name was read already."""
+        parser = self._parser
+        self._count += 1
+        if depth > NESTING_MAX:
+            raise parser.fail(f"at most {NESTING_MAX} levels of search keys")
+        if self._count > KEYS_MAX:
+            raise parser.fail(f"at most {KEYS_MAX} search keys")
+        if word is None:
+            if self.next_is_set():
+                return Numbers(parser.sequence_set(), is_uid=False)
+            if parser.take(b"("):
+                terms = [self.key(depth + 1)]
+                while not parser.take(b")"):
+                    parser.space()
+                    terms.append(self.key(depth + 1))
+                return And(tuple(terms))  # type: ignore[arg-type]  # see resolved()
+            word = parser.word("search key")
+        if word in _WORDS:
+            return _WORDS[word]
+        match word:
+            case "NOT":
+                parser.space()
+                return Not(self.key(depth + 1))  # type: ignore[arg-type]  # see resolved()
+            case "OR":
+                parser.space()
+                one = self.key(depth + 1)
+                parser.space()
+                return Or((one, self.key(depth + 1)))  # type: ignore[arg-type]  # see resolved()
+        return self._with_argument(word)
+
+    def _with_argument(self, word: str) -> Key:
+        parser = self._parser
+        if word in _HEADERS:
+            parser.space()
+            return Header(word.lower(), self._text())
+        if word in _DATES:
+            parser.space()
+            kind, relation = _DATES[word]
+            return kind(relation, parser.date())
+        match word:
+            case "BODY" | "TEXT":
+                parser.space()
+                text = self._text()
+                if not text:
+                    return All()
+                return Body(text) if word == "BODY" else Text(text)
+            case "HEADER":
+                parser.space()
+                name = self._text()
+                parser.space()
+                return Header(name, self._text())
+            case "KEYWORD" | "UNKEYWORD":
+                parser.space()
+                has = self._keyword()
+                return has if word == "KEYWORD" else Not(has)
+            case "LARGER" | "SMALLER":
+                parser.space()
+                size = parser.number("size", most=NUMBER64_MAX)
+                return Larger(size) if word == "LARGER" else Smaller(size)
+            case "UID":
+                parser.space()
+                return Numbers(parser.sequence_set(), is_uid=True)
+            case "MODSEQ":
+                parser.space()
+                return self._modseq()
+        raise parser.fail(f"search key, not {word[:40]}")
+
+    def _text(self) -> str:
+        data = self._parser.astring()
+        try:
+            return data.decode()
+        except UnicodeDecodeError:
+            if self.charset_known:
+                raise self._parser.fail("text in UTF-8 before this") from None
+            return ""  # the command is refused for its charset
+
+    def _keyword(self) -> Query:
+        word = self._parser.flag()
+        try:
+            flags = parse_words([word])
+        except BadFlag as exc:
+            raise self._parser.fail(f"keyword ({exc})") from exc
+        return Flag(flags.bits) if flags.bits else Keyword(flags.keywords[0])
+
+    def _modseq(self) -> Query:
+        parser = self._parser
+        if parser.peek(b'"'):
+            parser.string()  # one kind of metadata is all that there is (RFC 7162 3.1.5)
+            parser.space()
+            if parser.word("entry type") not in ("ALL", "PRIV", "SHARED"):
+                raise parser.fail("all, priv or shared before this")
+            parser.space()
+        self.has_modseq = True
+        return ModSeq(parser.number("modification sequence", most=NUMBER64_MAX))
+
+
+def resolved(key: Key, selected: Selected) -> Query:
+    """The key as a query, numbers replaced by the UIDs that they mean in a session."""
+    match key:
+        case Numbers(numbers, is_uid):
+            return _uids(numbers, selected, is_uid=is_uid)
+        case And(terms):
+            return And(tuple(resolved(term, selected) for term in terms))
+        case Or(terms):
+            return Or(tuple(resolved(term, selected) for term in terms))
+        case Not(term):
+            return Not(resolved(term, selected))
+    return key
+
+
+def _uids(numbers: SequenceSet, selected: Selected, *, is_uid: bool) -> Query:
+    if numbers.saved:
+        ranges = selected.saved_ranges()
+    elif is_uid:
+        ranges = numbers.resolved(selected.uids[-1]) if selected.uids else []
+    else:
+        ranges = numbers.uid_ranges_by_number(selected.uids)
+    return Uid(uid_ranges(ranges)) if ranges else NOTHING
