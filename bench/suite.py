@@ -105,7 +105,8 @@ def _measure(case: Case, targets: dict[str, Target], args: argparse.Namespace) -
         pids = "+".join(map(str, target.pids))
         command += ["--target", f"name={target.name},host={target.host},pids={pids}"]
     done = subprocess.run([*command, *case.options], cwd=yardsticks.PROJECT, stdout=subprocess.PIPE, text=True)
-    results = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    results = [line for line in lines if "target" in line]  # the others are of pairs
     ours = [float(r[case.figure]) for r in results if r["target"] == "mox"]
     if done.returncode or not ours:
         return f"{case.name:36} FAILED: {results[-1]['error_samples'] if results else 'no result'}"

@@ -322,7 +322,7 @@ def _feed(layer: asyncio.BaseProtocol, data: bytes) -> None:
     buffered = cast(asyncio.BufferedProtocol, layer)  # asyncio's and uvloop's are, without saying so
     view = memoryview(data)
     while view:
-        buffer = memoryview(buffered.get_buffer(len(view)))
+        buffer = memoryview(cast(bytearray, buffered.get_buffer(len(view))))
         size = min(len(buffer), len(view))
         buffer[:size] = view[:size]
         buffered.buffer_updated(size)
