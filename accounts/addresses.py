@@ -7,9 +7,12 @@ import unicodedata
 from dataclasses import dataclass
 from typing import Final
 
+from django.db.models import Q
+
 from protocols.names import BadAddress, parse_address
 from protocols.names import Domain as DomainName
 from server.models import Listener, ServerSettings
+from server.statements import ModelStatement, Statement
 
 from .models import Account, Address, Domain
 
@@ -50,6 +53,19 @@ class Resolved:
     kind: ResolvedKind
 
 
+_hosted: Final = ModelStatement(
+    Domain,
+    lambda name: Domain.objects.filter(name=name).only(
+        "name", "disabled", "localpart_catchall_separators", "localpart_case_sensitive"
+    ),
+)
+_addresses: Final = Statement(
+    lambda canonical, catchall: Address.objects.filter(Q(canonical=canonical) | Q(canonical=catchall)).values_list(
+        "canonical", "account_id", "account__name", "pk", "default_mailbox"
+    )
+)
+
+
 def canonical_localpart(localpart: str, domain: Domain) -> str:
     """The localpart as addresses are compared: cut at the first catchall separator, folded unless case-sensitive."""
     localpart = unicodedata.normalize("NFC", localpart)
@@ -75,20 +91,18 @@ def resolve(
         return _postmaster()
     if domain is None:
         raise DomainNotFound(f"address {localpart!r} has no domain")
-    hosted = Domain.objects.filter(name=domain.ascii).first()
+    hosted = _hosted.row(domain.ascii)
     if hosted is None:
         raise DomainNotFound(f"domain {domain.name()} is not hosted here")
     if hosted.disabled:
         raise DomainDisabled(f"domain {domain.name()} takes no mail for now")
     canonical = canonical_address(localpart, hosted)
     catchall = f"@{hosted.name}"
-    found = {
-        a.canonical: a for a in Address.objects.filter(canonical__in=(canonical, catchall)).select_related("account")
-    }
+    found = {row[0]: row[1:] for row in _addresses.rows(canonical, catchall)}
     for key, kind in ((canonical, ResolvedKind.ADDRESS), (catchall, ResolvedKind.CATCHALL)):
         if key in found:
-            address = found[key]
-            return Resolved(address.account_id, address.account.name, address.pk, key, address.default_mailbox, kind)
+            account_id, account_name, address_id, mailbox = found[key]
+            return Resolved(account_id, account_name, address_id, key, mailbox, kind)
     if is_postmaster:
         return _postmaster()
     raise AddressNotFound(f"address {localpart}@{domain.name()} does not exist")

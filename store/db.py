@@ -14,17 +14,38 @@ import contextlib
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, Final
 
 from django.db import connection, transaction
+from django.db.models import QuerySet
 
 from accounts.models import Account
 from server import db
+from server.statements import ModelStatement, Statement
 
 from . import notify
 from .errors import MailboxGone, OutOfUIDs
 from .models import UINT32_MAX, AccountState, ChangeEvent, Mailbox
-from .rows import insert
+from .rows import insert, update
+
+_MAILBOX_COLUMNS: Final = ("uidnext", "modseq", "total", "deleted", "unread", "unseen", "size", "keywords")
+_STATE_COLUMNS: Final = ("last_modseq", "highest_deleted_modseq", "next_uidvalidity", "message_size")
+
+_mailbox_by_id: Final = ModelStatement(
+    Mailbox, lambda pk, account_id: Mailbox.objects.filter(pk=pk, account_id=account_id, expunged=False)
+)
+_mailbox_by_name: Final = ModelStatement(
+    Mailbox, lambda account_id, name: Mailbox.objects.filter(account_id=account_id, name=name, expunged=False)
+)
+_quota: Final = Statement(lambda account_id: Account.objects.filter(pk=account_id).values_list("quota_message_size"))
+
+
+def _states_for_update(*account_ids: int) -> QuerySet[AccountState]:
+    rows = AccountState.objects.filter(pk__in=account_ids).order_by("pk")
+    return rows.select_for_update() if connection.features.has_select_for_update else rows
+
+
+_locked_states: Final = ModelStatement(AccountState, _states_for_update)
 
 
 @dataclass(slots=True)
@@ -60,6 +81,7 @@ class AccountTx:
         self._seq = 0
         self._state_dirty = False
         self._account: Account | None = None
+        self._own_quota: int | None = None
         self._mailboxes: dict[int, Mailbox] = {}
         self._dirty: set[int] = set()
 
@@ -69,6 +91,14 @@ class AccountTx:
         if self._account is None:
             self._account = Account.objects.get(pk=self.account_id)
         return self._account
+
+    @property
+    def own_quota(self) -> int:
+        """The account's setting ``quota_message_size``, for which the other 30 columns need not be read."""
+        if self._own_quota is None:
+            row = _quota.row(self.account_id)
+            self._own_quota = row[0] if row is not None else 0
+        return self._own_quota
 
     def modseq(self) -> int:
         """The modification sequence of this change: taken at the first call, then the same for all rows it touches."""
@@ -118,7 +148,7 @@ class AccountTx:
         """A live mailbox of the account. Raises MailboxGone. The same object each time in a transaction."""
         mailbox = self._mailboxes.get(mailbox_id)
         if mailbox is None:
-            mailbox = Mailbox.objects.filter(pk=mailbox_id, account_id=self.account_id, expunged=False).first()
+            mailbox = _mailbox_by_id.row(mailbox_id, self.account_id)
             if mailbox is None:
                 raise MailboxGone("the mailbox was removed")
             self._mailboxes[mailbox_id] = mailbox
@@ -129,7 +159,7 @@ class AccountTx:
         for known in self._mailboxes.values():
             if known.name == name:
                 return known
-        mailbox = Mailbox.objects.filter(account_id=self.account_id, name=name, expunged=False).first()
+        mailbox = _mailbox_by_name.row(self.account_id, name)
         if mailbox is not None:
             self._mailboxes[mailbox.pk] = mailbox
         return mailbox
@@ -168,24 +198,10 @@ class AccountTx:
         """Write the state and the mailboxes that changed."""
         for mailbox_id in self._dirty:
             mailbox = self._mailboxes[mailbox_id]
-            Mailbox.objects.filter(pk=mailbox_id).update(
-                uidnext=mailbox.uidnext,
-                modseq=mailbox.modseq,
-                total=mailbox.total,
-                deleted=mailbox.deleted,
-                unread=mailbox.unread,
-                unseen=mailbox.unseen,
-                size=mailbox.size,
-                keywords=mailbox.keywords,
-            )
+            update(Mailbox, mailbox_id, {column: getattr(mailbox, column) for column in _MAILBOX_COLUMNS})
         self._dirty.clear()
         if self._state_dirty:
-            AccountState.objects.filter(pk=self.account_id).update(
-                last_modseq=self.state.last_modseq,
-                highest_deleted_modseq=self.state.highest_deleted_modseq,
-                next_uidvalidity=self.state.next_uidvalidity,
-                message_size=self.state.message_size,
-            )
+            update(AccountState, self.account_id, {column: getattr(self.state, column) for column in _STATE_COLUMNS})
             self._state_dirty = False
 
     def begin_change(self) -> None:
@@ -265,11 +281,8 @@ def write_tx(*account_ids: int) -> Iterator[Tx]:
 
 def locked(account_ids: Collection[int]) -> Tx:
     """Lock the state rows of the accounts in ascending order, so that two transactions never wait for each other."""
-    rows = AccountState.objects.filter(pk__in=sorted(set(account_ids))).order_by("pk")
-    if connection.features.has_select_for_update:
-        rows = rows.select_for_update()
     tx = Tx()
-    for state in rows:
+    for state in _locked_states.rows(*sorted(set(account_ids))) if account_ids else ():
         tx.accounts[state.account_id] = AccountTx(state)
         tx._started[state.account_id] = state.last_modseq
     return tx
