@@ -23,6 +23,7 @@ _RETRY_SQLSTATES: Final = frozenset({"40001", "40P01"})  # serialization failure
 T = TypeVar("T")
 
 _sqlite_writer = threading.RLock()
+_snapshot = threading.local()  # is_open: this thread has a read() open, which Django knows nothing of
 
 
 class DatabaseBusy(Exception):
@@ -64,16 +65,21 @@ def retrying(function: Callable[[], T]) -> T:
 
 @contextlib.contextmanager
 def read() -> Iterator[None]:
-    """A consistent snapshot without a write lock, for queries that must agree. In a transaction it is part of that."""
-    if connection.in_atomic_block:
+    """A consistent snapshot without a write lock, for queries that must agree.
+
+    In a transaction, and in another ``read()``, it is part of that.
+    """
+    if connection.in_atomic_block or getattr(_snapshot, "is_open", False):
         yield
         return
     if connection.vendor == "sqlite":
         with connection.cursor() as cursor:
             cursor.execute("BEGIN DEFERRED")
+        _snapshot.is_open = True
         try:
             yield
         finally:
+            _snapshot.is_open = False
             with connection.cursor() as cursor:
                 cursor.execute("ROLLBACK")
         return
