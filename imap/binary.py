@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import re
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,8 @@ from protocols.message import Part, ensure_part
 COPY: Final = 57 * 4096  # bytes encoded at a time: lines of base64 hold 57
 MEMORY_MAX: Final = 1 << 20  # bytes of the encoded message in memory
 
+_BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+
 
 class NotEncodable(Exception):
     """There is a NUL outside of the parts that may hold one."""
@@ -25,8 +28,12 @@ class NotEncodable(Exception):
 @contextlib.contextmanager
 def without_nul(message: IO[bytes], temporary_dir: Path) -> Iterator[IO[bytes]]:
     """The message with its binary parts that hold NUL in base64. Raises NotEncodable."""
-    part, _ = ensure_part(message)
-    with tempfile.SpooledTemporaryFile(max_size=MEMORY_MAX, dir=str(temporary_dir)) as encoded:
+    with (
+        tempfile.SpooledTemporaryFile(max_size=MEMORY_MAX, dir=str(temporary_dir)) as masked,
+        tempfile.SpooledTemporaryFile(max_size=MEMORY_MAX, dir=str(temporary_dir)) as encoded,
+    ):
+        _mask(message, masked)
+        part, _ = ensure_part(masked)
         position = 0
         for leaf in _binary_leaves(part):
             if not _has_nul(message, leaf.body_offset, leaf.end_offset):
@@ -42,6 +49,17 @@ def without_nul(message: IO[bytes], temporary_dir: Path) -> Iterator[IO[bytes]]:
                 raise NotEncodable("NUL outside of a part with binary transfer encoding")
         encoded.seek(0)
         yield encoded
+
+
+def _mask(source: IO[bytes], out: IO[bytes]) -> None:
+    """A copy for the parser, which takes no bare LF: in binary content it is not the end of a line."""
+    source.seek(0)
+    before = b""
+    while block := source.read(COPY):
+        # With the byte before in front, a CR at the end of the last block is seen.
+        out.write(_BARE_LF.sub(b"?", before + block)[len(before) :])
+        before = block[-1:]
+    out.seek(0)
 
 
 def _binary_leaves(part: Part) -> Iterator[Part]:

@@ -37,7 +37,10 @@ SELECTED: Final = frozenset({State.SELECTED})
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``announces``: before its tagged answer, the client is told what others changed."""
+    """``announces``: before its tagged answer, the client is told what others changed.
+
+    SELECT does not: its answer is all there is, at one moment.
+    """
 
     states: frozenset[State]
     parse: Callable[[Parser], Any]
@@ -65,8 +68,8 @@ COMMANDS: Final[dict[bytes, Command]] = {
     b"AUTHENTICATE": _command(NOT_AUTHENTICATED, login.parse_authenticate, login.authenticate),
     b"ENABLE": _command(AUTHENTICATED, general.parse_enable, general.enable),
     b"NAMESPACE": _command(AUTHENTICATED, general.parse_nothing, general.namespace),
-    b"SELECT": _command(AUTHENTICATED, partial(select.parse, read_only=False), select.select),
-    b"EXAMINE": _command(AUTHENTICATED, partial(select.parse, read_only=True), select.select),
+    b"SELECT": _command(AUTHENTICATED, partial(select.parse, read_only=False), select.select, announces=False),
+    b"EXAMINE": _command(AUTHENTICATED, partial(select.parse, read_only=True), select.select, announces=False),
     b"CREATE": _command(AUTHENTICATED, mailboxes.parse_name, mailboxes.create),
     b"DELETE": _command(AUTHENTICATED, mailboxes.parse_name, mailboxes.delete),
     b"RENAME": _command(AUTHENTICATED, mailboxes.parse_rename, mailboxes.rename),

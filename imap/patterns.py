@@ -34,17 +34,16 @@ class Patterns:
         options.log_errors = False
         options.dot_nl = True
         try:
-            self._matches = re2.compile("|".join(f"(?:{_regexp(pattern)})" for pattern in patterns) or "a^", options)
+            regexp = "|".join(f"(?:{_regexp(_with_inbox(pattern))})" for pattern in patterns) or "a^"
+            self._matches = re2.compile(regexp, options)
+            options.case_sensitive = False
+            self._matches_inbox = re2.compile(regexp, options)
         except re2.error as exc:
             raise BadPattern(f"patterns are too large: {exc}") from exc
 
     def matches(self, name: str) -> bool:
-        if self._matches.fullmatch(name):
-            return True
-        if name == INBOX or name.startswith(f"{INBOX}/"):
-            rest = name[len(INBOX) :]
-            return any(self._matches.fullmatch(f"{inbox}{rest}") for inbox in ("INBOX", "inbox"))
-        return False
+        matcher = self._matches_inbox if name == INBOX else self._matches
+        return bool(matcher.fullmatch(name))
 
 
 def combined(reference: str, pattern: str) -> str:
@@ -52,6 +51,14 @@ def combined(reference: str, pattern: str) -> str:
     if not reference or reference.endswith("/"):
         return reference + pattern
     return f"{reference}/{pattern}"
+
+
+def _with_inbox(pattern: str) -> str:
+    """The pattern with an Inbox element in the one spelling of the store."""
+    first, after = pattern[: len(INBOX)], pattern[len(INBOX) : len(INBOX) + 1]
+    if first.lower() == INBOX.lower() and after in ("", "/", "*", "%"):
+        return INBOX + pattern[len(INBOX) :]
+    return pattern
 
 
 def _regexp(pattern: str) -> str:

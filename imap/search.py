@@ -31,18 +31,19 @@ class _Found:
 
 
 async def search(session: Session, arguments: SearchArguments) -> Done:
+    selected, returned = session.the_selected(), arguments.returned
+    saves = returned is not None and "SAVE" in returned
     if arguments.charset not in CHARSETS:
+        if saves:
+            selected.saved = array("I")  # what a failed search leaves behind (RFC 5182 2.1)
         raise Refused(f"charset {arguments.charset[:40]!r} is not known", "BADCHARSET (US-ASCII UTF-8)")
     if arguments.has_modseq:
         session.enable_condstore()
-    selected = session.the_selected()
     query = await session.call(resolved, arguments.key, selected)
-    returned = arguments.returned
-    saves = returned is not None and "SAVE" in returned
     if returned is None and session.rev2:
         returned = frozenset({"ALL"})
     if saves:
-        selected.saved = array("I")  # what a failed search leaves behind (RFC 5182 2.1)
+        selected.saved = array("I")  # as above, until the matches are known
     if returned is not None and returned & {"MIN", "MAX"} and not returned & {"ALL", "COUNT"}:
         found = await _ends(session, query, returned)
     else:

@@ -215,6 +215,8 @@ class _Keys:
             return ""  # the command is refused for its charset
 
     def _keyword(self) -> Query:
+        if self._parser.peek(b"\\"):
+            raise self._parser.fail("keyword, without backslash")
         word = self._parser.flag()
         try:
             flags = parse_words([word])

@@ -25,7 +25,7 @@ SHOWN_MAX: Final = 40  # bytes of the input that an error repeats
 _ATOM: Final = re.compile(rb'[^\x00-\x20\x7f-\xff(){%*"\\\]]+')
 _ASTRING: Final = re.compile(rb'[^\x00-\x20\x7f-\xff(){%*"\\]+')
 _LIST_ATOM: Final = re.compile(rb'[^\x00-\x20\x7f-\xff(){"\\]+')
-_TAG: Final = re.compile(rb'[^\x00-\x20\x7f-\xff(){%*"\\+]+')
+_TAG: Final = re.compile(rb'[^\x00-\x20\x7f-\xff(){%*"\\+]+(?= |\Z)')
 _NAME: Final = re.compile(rb"[A-Za-z0-9]+")
 _QUOTED: Final = re.compile(rb'"((?:[^"\\\r\n\x00]++|\\["\\])*+)"')
 _UNESCAPE: Final = re.compile(rb"\\(.)")
@@ -296,7 +296,7 @@ class Parser:
 def _set_number(text: bytes) -> int | None:
     if text == b"*":
         return None
-    if not 1 <= len(text) <= 10:
+    if not 1 <= len(text) <= 10 or text[:1] == b"0":
         raise ValueError(text)
     value = int(text)
     if not 1 <= value <= NUMBER_MAX:
