@@ -1,4 +1,4 @@
-"""One accepted connection of a line-based protocol: buffered reads with deadlines, gathered writes, TLS, slow mode.
+"""One connection of a line-based protocol: buffered reads with deadlines, gathered writes, TLS, slow mode.
 
     stream = Stream()                          # the protocol of an asyncio transport; see server.connections
     line = await stream.read_line(2048, timeout=30)
@@ -59,6 +59,8 @@ class Stream(asyncio.Protocol):
         self.remote_port = self.local_port = 0
         self.tls: TLSState | None = None
         self.slow = 0.0
+        self.lost_with: Exception | None = None
+        """What ended the connection, where it was an error: a client learns here of alerts after a TLS 1.3 handshake."""
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._searched = 0  # bytes at the start of the buffer that are known to hold no LF
@@ -94,6 +96,7 @@ class Stream(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._eof = True
+        self.lost_with = exc
         self._lost.set()
         self._writable.set()
         self._wake()
@@ -209,24 +212,35 @@ class Stream(asyncio.Protocol):
 
     # TLS and the end.
 
-    async def start_tls(self, context: ssl.SSLContext, timeout: float) -> None:  # noqa: ASYNC109 # as above
-        """The server's side of a handshake. Raises TLSFailed.
+    async def start_tls(
+        self,
+        context: ssl.SSLContext,
+        timeout: float,  # noqa: ASYNC109 # as above
+        *,
+        server_side: bool = True,
+        server_hostname: str | None = None,
+    ) -> None:
+        """A handshake. Raises TLSFailed. ``server_hostname``: the name that a client asks for (SNI), None for none.
 
         Bytes in the buffer belong to the handshake: clients start it as soon as they may. What came before they were
-        told that they may is the caller's to refuse.
+        told that they may is the caller's to refuse; on a client's side that is anything.
         """
         transport = self._transport
         if transport is None or self._lost.is_set():
             raise TLSFailed("eof")
-        self._resume_reading()
+        # From here on what comes stays in the socket until the TLS layer is there.
+        self._reading_paused = False
+        transport.pause_reading()
         early = bytes(self._buffer)
-        self.discard()
+        self._buffer.clear()
+        self._searched = 0
         handshake = asyncio.ensure_future(
             asyncio.get_running_loop().start_tls(
                 transport,
                 self,
                 context,
-                server_side=True,
+                server_side=server_side,
+                server_hostname=server_hostname,
                 ssl_handshake_timeout=timeout,
                 ssl_shutdown_timeout=TLS_SHUTDOWN,
             )

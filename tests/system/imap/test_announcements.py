@@ -289,11 +289,11 @@ def test_messages_delivered_by_smtp_are_told(imap_user: User) -> None:
 
 SET_UP = """
 import sys, django
-django.setup()
 from mox_project import localserve
 from pathlib import Path
-from server.models import Listener
 localserve.claim(Path(sys.argv[1]))
+django.setup()
+from server.models import Listener
 localserve.set_up(Path(sys.argv[1]), sys.argv[2])
 Listener.objects.update(imap_no_require_starttls=False)
 """
@@ -319,6 +319,7 @@ def process_of(server: Server, wire: Wire) -> int:
     port = wire.socket.getsockname()[1]
     for number in (1, 2):
         pid = server.child_pid(f"mail-{number}")
+        assert pid is not None
         for connection in psutil.Process(pid).net_connections("tcp"):
             if connection.raddr and connection.raddr.port == port and connection.raddr.ip == wire.source:
                 return pid
@@ -351,6 +352,7 @@ def test_sessions_on_different_processes_hear_each_other(on_both: Callable[[], t
     actor.ok("CREATE crossing")
     actor.ok("SELECT crossing")
     idler.ok("SELECT crossing")
+    idler.ok("NOOP")  # hears of the new mailbox
     tag = idler.idle()
     actor.ok("APPEND crossing", simple("mail", 1))
     assert [r.name for r in heard(idler, 2)] == ["EXISTS", "FETCH"]

@@ -483,7 +483,7 @@ class Reader:
             return values
         if next_byte == b'"':
             return self._quoted()
-        if next_byte in (b"{", b"~"):
+        if next_byte == b"{" or data.startswith(b"~{", at):
             return self._literal()
         if self._fetch and (match := _SECTION_KEY.match(data, at)):
             self._at = match.end()
