@@ -160,12 +160,12 @@ async def _finished(session: Session, outcome: LoginOutcome) -> Done:
     if outcome.is_failed_login:
         session.login_failures += 1
         if session.login_failures >= SLOW_AFTER:
-            session.stream.slow = settings.MOX.smtp_bad_client_delay.total_seconds()
+            session.slow = settings.MOX.smtp_bad_client_delay.total_seconds()
     match outcome.result:
         case LoginResult.OK if outcome.account_id is not None:
             session.account = await session.call(_read_account, outcome.account_id, outcome.login_address)
             session.feed_position = session.account.position
-            session.stream.slow = 0.0
+            session.slow = session.stream.slow = 0.0
             return Done(code=b"CAPABILITY %b" % session.capabilities())
         case LoginResult.LOGINDISABLED:
             raise Refused(f"login disabled: {one_line(outcome.disabled_text)}")

@@ -10,7 +10,7 @@ from store.db import AccountTx
 from store.errors import MailboxGone, StoreError
 from store.models import Mailbox
 
-from . import qresync
+from . import announce, qresync
 from .answers import Done, mailbox_name, read_mailbox_name, refusal
 from .qresync import KnownState
 from .selected import Selected, flag_lines
@@ -54,6 +54,8 @@ async def select(session: Session, arguments: SelectArguments) -> Done:
     if session.selected is not None:
         session.selected = None
         session.send(b"* OK [CLOSED] previous mailbox closed\r\n")
+    # News of mailboxes, before the moment that the answer is about.
+    await announce.announce(session)
     if arguments.condstore:
         session.enable_condstore()
     name = read_mailbox_name(arguments.mailbox, utf8=session.utf8)

@@ -69,6 +69,7 @@ class Session:
         self.condstore = False
         self.qresync = False
         self.login_failures = 0
+        self.slow = 0.0  # seconds per step of the stream's slow mode, from the next read on
         self.client_id = ""
         self.tag = b""  # of the command that is carried out
         self.logged_out = False

@@ -203,10 +203,10 @@ class Parser:
         if self._line == len(self.literals):
             raise LiteralNeeded
         data = self.literals[self._line]
-        if b"\0" in data:
-            raise self.fail("literal without NUL")
         self._line += 1
         self._position = 0
+        if b"\0" in data:
+            raise BadSyntax("expected a literal without NUL", self._line)
         return data
 
     def announced(self) -> LiteralAnnounced:

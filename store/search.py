@@ -22,7 +22,7 @@ from typing import Any, Final, NamedTuple
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import BooleanField, F, Func, Q, Value
 from django.db.models.expressions import Combinable
-from django.db.models.fields.json import KT
+from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import StrIndex
 from django.db.models.sql.compiler import SQLCompiler
 
@@ -204,7 +204,7 @@ _COLUMNS: Final[dict[str, str | Combinable]] = {
     "received_offset": "received_offset",
     "size": "size",
     "prefix": "prefix",
-    "sent": KT("blob__envelope__parsed_date"),
+    "sent": KeyTextTransform("parsed_date", "blob__envelope")  # KT() takes what is before the first __ for the column,
     "truncated": "blob__text__truncated",
 }
 

@@ -1,4 +1,4 @@
-"""Statements made once: they find what the query that they were made from finds, whatever the order of its conditions."""
+"""Statements made once find what the query that they were made from finds, whatever the order of its conditions."""
 
 from __future__ import annotations
 
