@@ -39,7 +39,7 @@ SELECTED: Final = frozenset({State.SELECTED})
 class Command:
     """``announces``: before its tagged answer, the client is told what others changed.
 
-    SELECT does not: its answer is all there is, at one moment.
+    SELECT does so by itself, before its answer, which is all there is at one moment.
     """
 
     states: frozenset[State]

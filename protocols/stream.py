@@ -60,7 +60,7 @@ class Stream(asyncio.Protocol):
         self.tls: TLSState | None = None
         self.slow = 0.0
         self.lost_with: Exception | None = None
-        """What ended the connection, where it was an error: a client learns here of alerts after a TLS 1.3 handshake."""
+        """What ended the connection, where it was an error: here a client learns of alerts after a handshake."""
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray()
         self._searched = 0  # bytes at the start of the buffer that are known to hold no LF

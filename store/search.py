@@ -204,7 +204,8 @@ _COLUMNS: Final[dict[str, str | Combinable]] = {
     "received_offset": "received_offset",
     "size": "size",
     "prefix": "prefix",
-    "sent": KeyTextTransform("parsed_date", "blob__envelope")  # KT() takes what is before the first __ for the column,
+    # Not KT(): it takes what is before the first __ for the column.
+    "sent": KeyTextTransform("parsed_date", "blob__envelope"),
     "truncated": "blob__text__truncated",
 }
 
