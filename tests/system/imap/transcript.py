@@ -366,7 +366,7 @@ class Listed:
 
 Pattern = AnyValue | NoCase | Listed | str | bytes | None
 
-_ESCAPES: Final = {"r": "\r", "n": "\n", "0": "\0"}
+_ESCAPES: Final = {"r": "\r", "n": "\n", "0": "\0", "1": "\1", "2": "\2", "3": "\3"}
 _TOKEN = re.compile(
     r'\s*(?:<message:(?P<message>[^>]+)>|(?P<any><[a-z]?\w*>)|(?P<nocase>~)?"(?P<string>(?:[^"\\]|\\.)*)"|(?P<open>[({])|(?P<close>[)}])'
     r"|(?P<section>(?:BODY|BINARY|BINARY\.SIZE)\[[^\]]*\](?:<\d+>)?)|(?P<atom>[^\s(){}\"]+))"
