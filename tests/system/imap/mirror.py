@@ -62,8 +62,8 @@ class Mirror:
         self.flags = {uid: before[uid] for uid in kept}
         for uid, response in told.items():
             self.flags[uid] = flags_of(response)
-        highest = max(self.uids, default=0)
-        fresh = self.wire.ok(f"UID FETCH {highest + 1}:* (UID FLAGS)") if exists != len(uids) else None
+        # By number: during FETCH, unlike UID FETCH, nothing that happened since is told.
+        fresh = self.wire.ok(f"FETCH {len(uids) + 1}:* (UID FLAGS)") if exists != len(uids) else None
         if fresh is not None:
             for response in fresh.named("FETCH"):
                 uid = int(response.items["UID"])
