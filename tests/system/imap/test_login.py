@@ -7,19 +7,16 @@ import imaplib
 import shutil
 import ssl
 import subprocess
-import time
-from collections.abc import Callable
 
 import pytest
 
 from accounts.models import Account
-from mox_project import localserve
 from protocols.sasl.channel_binding import ChannelBinding, channel_binding
 from protocols.sasl.client import Plain, Scram, client_mechanism
 from protocols.sasl.scram import ScramHash
 from tests.system.imap.conftest import User
 from tests.system.imap.wire import Closed, Wire
-from tests.system.servers import Server, source_ip
+from tests.system.servers import source_ip
 
 pytestmark = pytest.mark.database
 
@@ -179,23 +176,6 @@ def test_the_name_may_come_as_literals(imap_user: User) -> None:
     assert imap_user.connect().ok("LOGIN", imap_user.address.encode(), imap_user.password.encode()).status == "OK"
     wire = imap_user.connect()
     assert wire.ok("LOGIN", imap_user.address.encode(), imap_user.password.encode(), nonsync=True).status == "OK"
-
-
-def test_the_fourth_wrong_password_is_slow_until_a_right_one(own_server: Callable[[], Server]) -> None:
-    server = own_server()
-    server.start("--ip", server.ip, env={"MOX_SMTP_BAD_CLIENT_DELAY": "100ms", "MOX_SMTP_AUTH_FAIL_DELAY": "1s"})
-    wire = Wire(server.ip, server.imap_port, source=source_ip())
-    started = time.monotonic()
-    for _ in range(3):
-        wire.no("LOGIN mox@localhost wrong-password", code="AUTHENTICATIONFAILED")
-    started = time.monotonic()
-    wire.timeout = 60
-    wire.ok(f"LOGIN mox@localhost {localserve.PASSWORD}")  # a step of slow mode before the read
-    assert time.monotonic() - started >= 0.1
-    started = time.monotonic()
-    for _ in range(5):
-        wire.ok("NOOP")
-    assert time.monotonic() - started < 2
 
 
 def test_after_ten_wrong_passwords_in_a_minute_the_address_is_turned_away(imap_user: User) -> None:
