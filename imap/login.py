@@ -64,11 +64,10 @@ def parse_authenticate(parser: Parser) -> AuthenticateArguments:
     if parser.take(b" "):
         if parser.take(b"="):  # an empty one (RFC 4959 3)
             initial = b""
-        else:
-            decoded = _decode(parser.rest())
-            if decoded is None:
+        elif text := parser.rest():  # mutt sends the space alone where a mechanism has no initial response
+            initial = _decode(text)
+            if initial is None:
                 raise parser.fail("initial response in base64")
-            initial = decoded
     parser.end()
     return AuthenticateArguments(mechanism, initial)
 

@@ -271,15 +271,11 @@ def test_vanished_lines_are_bounded(imap_user: User) -> None:
     wire = imap_user.session(enable="QRESYNC")
     first = wire.ok("SELECT Inbox")
     validity, base = uidvalidity(first), highest(first)
-    count = 2400
-    sender = imap_user.session()
-    data = b""
-    for number in range(count):
-        data += b"t%d APPEND Inbox {10+}\r\nSubject: x\r\n" % number
-    sender.send(data)
-    for number in range(count):
-        assert sender.answer(f"t{number}").status == "OK"
-    wire.ok("NOOP")
+    for number in range(10):
+        wire.ok("APPEND Inbox", simple("mail", number), nonsync=True)
+    for _ in range(8):  # a copy of everything doubles it
+        wire.ok("COPY 1:* Inbox")
+    count = 2560
     odd = ",".join(str(uid) for uid in range(1, count, 2))
     wire.ok(f"UID STORE {odd} +FLAGS.SILENT (\\Deleted)")
     answer = wire.ok("EXPUNGE")
@@ -287,6 +283,7 @@ def test_vanished_lines_are_bounded(imap_user: User) -> None:
     assert all(len(response.raw) <= 4200 for response in answer.named("VANISHED"))
     again = wire.ok(f"SELECT Inbox (QRESYNC ({validity} {base} 1:{count}))")
     assert vanished(again, earlier=True) == list(range(1, count, 2))
+    assert len(again.named("VANISHED")) > 1
     assert all(len(response.raw) <= 4200 for response in again.named("VANISHED"))
 
 

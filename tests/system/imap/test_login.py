@@ -172,6 +172,20 @@ def test_an_exchange_can_be_cancelled(imap_user: User) -> None:
     assert wire.login(imap_user.address, imap_user.password).status == "OK"
 
 
+def test_a_space_without_an_initial_response_is_none(imap_user: User) -> None:
+    """What mutt sends for CRAM-MD5."""
+    wire = imap_user.connect()
+    mechanism = client_mechanism("CRAM-MD5", imap_user.address, imap_user.password)
+    tag = wire.tag()
+    wire.send(f"{tag} AUTHENTICATE CRAM-MD5 \r\n".encode())
+    challenge = wire.read()
+    assert challenge.tag == "+"
+    response = mechanism.next(base64.b64decode(challenge.text)).data
+    assert response is not None
+    wire.send(base64.b64encode(response) + b"\r\n")
+    assert wire.answer(tag).status == "OK"
+
+
 def test_the_name_may_come_as_literals(imap_user: User) -> None:
     assert imap_user.connect().ok("LOGIN", imap_user.address.encode(), imap_user.password.encode()).status == "OK"
     wire = imap_user.connect()
