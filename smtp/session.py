@@ -122,7 +122,6 @@ class Session:
         # What a client, or somebody in between, sent behind the command is not under TLS: it is never run.
         self._stream.discard()
         await self._flush()
-        self._stream.discard()
         await self._connection.start_tls()
         self._hello = self._transaction = None  # RFC 3207 4.2
         if self._stream.tls is not None:
