@@ -20,7 +20,7 @@ test: $(VENV)/.dev clients ## Everything on SQLite, then what is marked `databas
 	$(MAKE) test-database
 
 test-database: $(VENV)/.dev
-	MOX_TEST_DATABASE=postgresql $(PYTEST) -m database
+	TEST_DATABASE=postgresql $(PYTEST) -m database
 
 check: $(VENV)/.dev ## Lint, format, types, import rules, migrations.
 	$(BIN)/ruff check .
@@ -37,7 +37,7 @@ bench: $(VENV)/.dev ## The load scenarios against a fresh localserve (see bench/
 	$(BIN)/python -m bench.suite
 
 soak: $(VENV)/.dev clients ## Clients at work for ten minutes, comparing what they were told (SOAK_SECONDS=600).
-	MOX_SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -n 0 -m soak --timeout 0 tests/system
+	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -n 0 -m soak --timeout 0 tests/system
 
 fuzz: $(VENV)/.dev ## Random input for the parsers, many times more than the tests have.
 	HYPOTHESIS_PROFILE=fuzz $(PYTEST) -m fuzz --timeout 0

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from typing import Final
 
 from protocols.imapformat import quoted_or_literal
+from protocols.message.dates import MONTHS
 from store import errors
 
 from . import mutf7
-from .syntax import MONTHS
 
 _ATOM: Final = re.compile(rb'[^\x00-\x20\x7f-\xff(){%*"\\\]]+')
 _NOT_QUOTABLE: Final = re.compile(rb"[\x00\r\n]")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,11 +19,6 @@ FLAGS_BATCH: Final = 4000  # messages of a batch where only small columns are re
 BATCH: Final = 500  # messages of a batch that reads ENVELOPE, BODYSTRUCTURE or structures: a few KB each
 
 _LARGE: Final = frozenset({Item.ENVELOPE, Item.BODYSTRUCTURE, Item.BODY})
-
-# What a prefix must hold to change the envelope; it seldom does, so this goes first.
-_ENVELOPE_FIELD: Final = re.compile(
-    rb"^(?:date|subject|from|sender|reply-to|to|cc|bcc|in-reply-to|message-id)[ \t]*:", re.IGNORECASE | re.MULTILINE
-)
 
 Row = tuple[Any, ...]
 
@@ -112,7 +106,7 @@ def read_rows(
     if Item.ENVELOPE not in items:
         return rows
     envelope, prefix = (columns.index(column) for column in COLUMNS[Item.ENVELOPE])
-    changing = {row[0]: bytes(row[prefix]) for row in rows if row[prefix] and _ENVELOPE_FIELD.search(row[prefix])}
+    changing = {row[0]: bytes(row[prefix]) for row in rows if imapformat.prefix_changes_envelope(row[prefix])}
     if not changing:
         return rows
     stored = dict(reading.rows(mailbox_id, sorted(changing), ("uid", "blob__envelope")))

@@ -17,7 +17,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import IO, Any, Final, Protocol
 
-from protocols.message.transfer import IDENTITY, decode_stream
+from protocols.message.transfer import IDENTITY, crlf_blocks, decode_stream
 
 SPOOL_MAX: Final = 1 << 20  # decoded bytes in memory before they go to a temporary file
 CHUNK: Final = 256 * 1024  # bytes read or handed out at a time
@@ -216,19 +216,6 @@ def select_fields(header: bytes, names: frozenset[bytes], *, wanted: bool = True
         picked.append(b"\r\n")
     picked.append(b"\r\n")
     return b"".join(picked)
-
-
-def crlf_blocks(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Bare LF made CRLF, also where CR and LF are in different blocks."""
-    after_cr = False
-    for block in blocks:
-        if not block:
-            continue
-        converted = block.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-        if after_cr and block[:1] == b"\n":
-            converted = converted[1:]  # its CR went out with the block before
-        after_cr = block[-1:] == b"\r"
-        yield converted
 
 
 @dataclass(frozen=True, slots=True)

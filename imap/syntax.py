@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta, timezone
 from typing import Final
 
+from protocols.message.dates import MONTHS
+
 from .sets import SequenceSet
 
 NUMBER_MAX: Final = (1 << 32) - 1
 NUMBER64_MAX: Final = (1 << 63) - 1
-MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 SHOWN_MAX: Final = 40  # bytes of the input that an error repeats
 
 _ATOM: Final = re.compile(rb'[^\x00-\x20\x7f-\xff(){%*"\\\]]+')
@@ -83,10 +84,6 @@ class Parser:
         self._line = 0
         self._position = 0
         self._start = 0
-
-    @property
-    def line_number(self) -> int:
-        return self._line
 
     def add_literal(self, data: bytes) -> None:
         self.literals.append(data)

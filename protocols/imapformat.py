@@ -11,6 +11,9 @@ from protocols.message.headers import collect_fields
 from protocols.message.structure import ENVELOPE_FIELDS, JSON, Envelope, Part, RawParams
 
 _NOT_QUOTABLE: Final = re.compile(rb"[\x00\r\n\x80-\xff]")
+_ENVELOPE_FIELD: Final = re.compile(
+    rb"^(?:%b)[ \t]*:" % b"|".join(map(re.escape, sorted(ENVELOPE_FIELDS))), re.IGNORECASE | re.MULTILINE
+)
 _ESCAPED: Final = re.compile(rb'[\\"]')
 _ASCII_PARAMS: Final = b'("CHARSET" "US-ASCII")'
 _EMPTY_TEXT: Final = b'("TEXT" "PLAIN" ("CHARSET" "US-ASCII") NIL NIL "7BIT" 0 0'
@@ -41,9 +44,9 @@ def envelope_with_prefix(stored: JSON, prefix: bytes) -> bytes:
     return envelope(Envelope.from_json(stored).with_fields_in_front(fields))
 
 
-def prefix_changes_envelope(prefix: bytes) -> bool:
+def prefix_changes_envelope(prefix: bytes | memoryview) -> bool:
     """Whether a message's prefix holds header fields of the envelope; if not, the stored ENVELOPE is the message's."""
-    return bool(collect_fields(prefix.split(b"\r\n"), ENVELOPE_FIELDS))
+    return _ENVELOPE_FIELD.search(prefix) is not None
 
 
 def bodystructure(part: Part) -> bytes:

@@ -4,16 +4,14 @@ from __future__ import annotations
 
 from datetime import datetime
 from ipaddress import ip_address
-from typing import Final
 
+from protocols.message.dates import MONTHS
 from protocols.message.headerwriter import HeaderWriter
 from protocols.names import Domain, address_literal
 from protocols.smtpsyntax import Path
 from server.cids import received_id
 
 from .transaction import Peer
-
-_MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
 
 
 def prefix(
@@ -50,8 +48,7 @@ def _received(peer: Peer, recipient: Path, received: datetime, *, smtputf8: bool
     if peer.tls_version:
         field.add(" ", f"({peer.tls_version.replace('TLSv', 'TLS')}", f"{peer.tls_cipher})")
     field.add(" ", "for", f"<{recipient.text(smtputf8=smtputf8)}>;")
-    # strftime would name the month in the language of the process.
-    field.add(" ", f"{received.day}", _MONTHS[received.month - 1], f"{received:%Y %H:%M:%S %z}")
+    field.add(" ", f"{received.day}", MONTHS[received.month - 1], f"{received:%Y %H:%M:%S %z}")
     return field.bytes()
 
 

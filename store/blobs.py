@@ -6,7 +6,6 @@ import errno
 import hashlib
 import io
 import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any, BinaryIO, Final
@@ -136,16 +135,6 @@ def _digest(file: IO[bytes]) -> bytes:
 def _with_crlf(file: IO[bytes]) -> IO[bytes]:
     file.seek(0)
     converted: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=SPOOL_MAX)  # noqa: SIM115 # read by the caller
-    for block in _crlf_blocks(file):
+    for block in message.crlf_blocks(iter(lambda: file.read(CHUNK), b"")):
         converted.write(block)
     return converted
-
-
-def _crlf_blocks(file: IO[bytes]) -> Iterator[bytes]:
-    after_cr = False
-    while block := file.read(CHUNK):
-        converted = block.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-        if after_cr and block[:1] == b"\n":
-            converted = converted[1:]  # its CR went out with the block before
-        after_cr = block[-1:] == b"\r"
-        yield converted

@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-ON_POSTGRESQL = os.environ.get("MOX_TEST_DATABASE") == "postgresql"
+ON_POSTGRESQL = os.environ.get("TEST_DATABASE") == "postgresql"
 """Whether this run is the one on PostgreSQL and a Redis of its own: `make test-database` sets the variable."""
 
 NO_DELAYS = {

@@ -9,13 +9,11 @@ from .encodedwords import decode_header
 from .errors import FromError, MessageError
 from .facts import from_address, is_dsn, needs_smtputf8
 from .headers import HeaderField, Parameterized, iter_headers, parse_parameterized, unfold
-from .html import html_text
 from .parser import ensure_part, parse
 from .source import BytesSource, FileSource, Readable, Source, SubSource, as_source
 from .structure import Envelope, Part
-from .text import SearchText, TextKind, TextPiece, fold_text, iter_search_text, preview, search_text
 from .threads import MessageID, ThreadSubject, message_id_canonical, referenced_ids, thread_subject
-from .transfer import decode, decode_stream
+from .transfer import crlf_blocks, decode, decode_stream
 
 __all__ = [
     "BytesSource",
@@ -29,35 +27,28 @@ __all__ = [
     "Parameterized",
     "Part",
     "Readable",
-    "SearchText",
     "Source",
     "SubSource",
-    "TextKind",
-    "TextPiece",
     "ThreadSubject",
     "as_source",
     "clean_text",
+    "crlf_blocks",
     "decode",
     "decode_bytes",
     "decode_header",
     "decode_stream",
     "ensure_part",
-    "fold_text",
     "from_address",
-    "html_text",
     "index_text",
     "is_dsn",
     "iter_headers",
-    "iter_search_text",
     "message_id_canonical",
     "needs_smtputf8",
     "parse",
     "parse_addresses",
     "parse_date",
     "parse_parameterized",
-    "preview",
     "referenced_ids",
-    "search_text",
     "thread_subject",
     "unfold",
 ]

@@ -74,7 +74,7 @@ def decode_bytes(data: bytes, charset: str) -> str:
     """The text of `data`; what the charset cannot say is U+FFFD. An unknown charset: UTF-8 if it is, else Latin-1."""
     if data.isascii() and not _needs_codec(charset):
         return data.decode("ascii")
-    codec = charset_codec(charset)
+    codec = _codec(charset)
     if codec == "utf-8" or not codec or codec == "cp1252":
         try:
             # Mail that says ASCII or Latin-1 and holds valid UTF-8 is UTF-8.
@@ -108,12 +108,12 @@ def index_text(text: str) -> str:
 @lru_cache(maxsize=512)
 def _needs_codec(charset: str) -> bool:
     """Whether bytes below 0x80 may mean something else than ASCII in it."""
-    name = charset_codec(charset)
+    name = _codec(charset)
     return name.startswith(("utf-16", "utf-32", "utf-7", "iso2022", "hz", "utf_16", "utf_32", "utf_7"))
 
 
 @lru_cache(maxsize=512)
-def charset_codec(charset: str) -> str:
+def _codec(charset: str) -> str:
     """The name of Python's codec, "" when there is none for text."""
     name = charset.strip().strip("\"'").lower().partition("*")[0]  # a language may follow, RFC 2231 section 5
     if len(name) > CHARSET_NAME_MAX or not name.isascii() or "\0" in name:

@@ -8,12 +8,10 @@ from typing import Final
 
 MAX_DATE: Final = 200  # characters looked at; no date needs more
 
-_MONTHS: Final = {
-    name: number
-    for number, name in enumerate(
-        ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"), start=1
-    )
-}
+MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
+"""The names of months in every protocol of mail; strftime would write them in the language of the process."""
+
+_MONTHS: Final = {name.lower(): number for number, name in enumerate(MONTHS, start=1)}
 _ZONES: Final = {"ut": 0, "utc": 0, "gmt": 0, "z": 0, "edt": -4, "est": -5, "cdt": -5, "cst": -6} | {
     "mdt": -6,
     "mst": -7,

@@ -26,6 +26,19 @@ def decode_stream(pieces: Iterable[bytes], encoding: str) -> Iterator[bytes]:
     return iter(pieces)
 
 
+def crlf_blocks(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Bare LF made CRLF, also where CR and LF are in different blocks."""
+    after_cr = False
+    for block in blocks:
+        if not block:
+            continue
+        converted = block.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+        if after_cr and block[:1] == b"\n":
+            converted = converted[1:]  # its CR went out with the block before
+        after_cr = block[-1:] == b"\r"
+        yield converted
+
+
 def decode(body: bytes, encoding: str) -> bytes:
     """The decoded bytes of a whole body."""
     match encoding.upper():

@@ -15,12 +15,11 @@ from imap.sections import (
     Section,
     SectionText,
     UnknownEncoding,
-    crlf_blocks,
     locate,
     locate_binary,
     select_fields,
 )
-from protocols.message import ensure_part
+from protocols.message import crlf_blocks, ensure_part
 from protocols.message.source import BytesSource
 
 INNER = b"""\

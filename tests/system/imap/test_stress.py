@@ -21,7 +21,7 @@ def test_clients_know_the_mailbox_by_what_they_are_told(imap_user: User, seed: i
 @pytest.mark.soak
 @pytest.mark.timeout(0)
 def test_clients_at_work_for_minutes(imap_user: User) -> None:
-    seconds = float(os.environ.get("MOX_SOAK_SECONDS", "600"))
+    seconds = float(os.environ.get("SOAK_SECONDS", "600"))
     seed = int.from_bytes(os.urandom(3))
     print(f"seed {seed}")
     assert stress.run(imap_user, SOAK_CLIENTS, stress.until(seconds), 50, seed) > 0
