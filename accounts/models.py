@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from datetime import timedelta
 
-from django.core.validators import MinValueValidator
+from django.conf import settings
+from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
+
+from server.encryption import EncryptedField
 
 REGEXP_MAX = 1024  # bytes of a regular expression that a user writes
 
@@ -129,3 +132,133 @@ class Credential(models.Model):
 
     def __str__(self) -> str:
         return f"credential of {self.account}"
+
+
+class DKIMSelector(models.Model):
+    """A key that signs outgoing mail of a domain, or whose DNS record only waits for its turn (RFC 6376, 8463)."""
+
+    class Algorithm(models.TextChoices):
+        RSA = "rsa", "RSA"
+        ED25519 = "ed25519", "Ed25519"
+
+    class Hash(models.TextChoices):
+        SHA256 = "sha256", "SHA-256"
+        SHA1 = "sha1", "SHA-1 (deprecated)"
+
+    domain = models.ForeignKey(Domain, on_delete=models.CASCADE, related_name="dkim_selectors")
+    name = models.CharField(max_length=255, help_text="DNS labels, in A-label form.")
+    algorithm = models.CharField(max_length=8, choices=Algorithm.choices)
+    hash = models.CharField(max_length=8, choices=Hash.choices, default=Hash.SHA256)
+    header_relaxed = models.BooleanField(default=False)
+    body_relaxed = models.BooleanField(default=False)
+    headers = models.JSONField(default=list, blank=True, help_text="Names of the signed fields; empty: the usual ones.")
+    seal_headers = models.BooleanField(default=True, help_text="A field that is added later breaks the signature.")
+    expiration = models.DurationField(null=True, blank=True)
+    private_key = EncryptedField(help_text="PKCS #8, PEM.")
+    sign = models.BooleanField(default=False)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["domain", "name"], name="dkim_selector_once")]
+
+    def __str__(self) -> str:
+        return f"{self.name}._domainkey.{self.domain.name}"
+
+
+class Transport(models.Model):
+    """A way to deliver other than straight to the recipient's servers."""
+
+    class Kind(models.TextChoices):
+        DIRECT = "direct"
+        SOCKS = "socks", "direct through SOCKS"
+        SMTP = "smtp", "SMTP"
+        SUBMISSION = "submission"
+        SUBMISSIONS = "submissions", "submission with TLS from the first byte"
+        FAIL = "fail"
+
+    name = models.CharField(max_length=64, unique=True, validators=[RegexValidator(r"\A[A-Za-z0-9_-]{1,64}\Z")])
+    kind = models.CharField(max_length=16, choices=Kind.choices)
+    host = models.CharField(max_length=255, blank=True, default="", help_text="Name that the certificate must have.")
+    port = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: as the kind has it.")
+    no_starttls = models.BooleanField(default=False)
+    starttls_insecure_skip_verify = models.BooleanField(default=False)
+    username = models.CharField(max_length=256, blank=True, default="")
+    password = EncryptedField(default=bytes, blank=True)
+    mechanisms = models.JSONField(default=list, blank=True, help_text="In this order; empty: the safe ones.")
+    disable_ipv4 = models.BooleanField(default=False)
+    disable_ipv6 = models.BooleanField(default=False)
+    socks_address = models.CharField(max_length=280, blank=True, default="", help_text="host:port of the proxy.")
+    socks_remote_ips = models.JSONField(default=list, blank=True)
+    socks_remote_hostname = models.CharField(max_length=255, blank=True, default="")
+    fail_code = models.PositiveSmallIntegerField(default=554)
+    fail_message = models.CharField(max_length=256, blank=True, default="")
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Route(models.Model):
+    """Which mail goes over a transport. The first that matches wins: of the account, of the domain, then of all."""
+
+    account = models.ForeignKey(Account, null=True, blank=True, on_delete=models.CASCADE, related_name="routes")
+    domain = models.ForeignKey(Domain, null=True, blank=True, on_delete=models.CASCADE, related_name="routes")
+    position = models.PositiveIntegerField(default=0)
+    from_domains = models.JSONField(default=list, blank=True, help_text="A leading dot matches subdomains too.")
+    to_domains = models.JSONField(default=list, blank=True)
+    minimum_attempts = models.PositiveIntegerField(default=0)
+    transport = models.ForeignKey(Transport, null=True, blank=True, on_delete=models.PROTECT, related_name="routes")
+
+    class Meta:
+        ordering = ["position", "pk"]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(account__isnull=True) | models.Q(domain__isnull=True), name="route_one_scope"
+            )
+        ]
+
+    def __str__(self) -> str:
+        scope = self.account or self.domain or "all"
+        return f"route {self.position} of {scope} over {self.transport or 'direct delivery'}"
+
+
+class FromIDLoginAddress(models.Model):
+    """A login whose messages get a unique MAIL FROM each, so that a bounce names its message."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="fromid_login_addresses")
+    address = models.OneToOneField(Address, on_delete=models.CASCADE, related_name="+")
+
+    def __str__(self) -> str:
+        return str(self.address)
+
+
+class LoginSession(models.Model):
+    """A session in a browser. Only hashes of its tokens are kept."""
+
+    class Kind(models.TextChoices):
+        WEBMAIL = "webmail"
+        ACCOUNT = "account"
+        ADMIN = "admin"
+
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+    account = models.ForeignKey(Account, null=True, on_delete=models.CASCADE, related_name="sessions")
+    user = models.ForeignKey(settings.AUTH_USER_MODEL, null=True, on_delete=models.CASCADE, related_name="+")
+    token_hash = models.BinaryField(max_length=32, unique=True, help_text="SHA-256 of the session token.")
+    csrf_hash = models.BinaryField(max_length=32)
+    login_address = models.CharField(max_length=512)
+    created = models.DateTimeField()
+    last_used = models.DateTimeField()
+    expires = models.DateTimeField()
+    remote_ip = models.CharField(max_length=45)
+    user_agent = models.CharField(max_length=512, blank=True, default="")
+
+    class Meta:
+        indexes = [models.Index(fields=["account", "expires"], name="login_session_of_account")]
+        constraints = [
+            models.CheckConstraint(
+                condition=models.Q(account__isnull=False, user__isnull=True)
+                | models.Q(account__isnull=True, user__isnull=False),
+                name="login_session_one_owner",
+            )
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.kind} session of {self.login_address}"

@@ -60,6 +60,13 @@ class Environment:
     smtp_bad_client_delay: timedelta
     smtp_auth_fail_delay: timedelta
     smtp_unknown_rcpt_delay: timedelta
+    queue_max_attempts: int
+    queue_backoff_base: timedelta
+    queue_delayed_dsn_attempt: int
+    queue_max_concurrent: int
+    queue_per_destination: int
+    queue_unknown_outcome: str
+    smtp_client_port: int
     pedantic: bool | None
     fault: str
 
@@ -156,6 +163,13 @@ class _Reader:
             smtp_bad_client_delay=self.duration("MOX_SMTP_BAD_CLIENT_DELAY", "1s"),
             smtp_auth_fail_delay=self.duration("MOX_SMTP_AUTH_FAIL_DELAY", "1s"),
             smtp_unknown_rcpt_delay=self.duration("MOX_SMTP_UNKNOWN_RCPT_DELAY", "5s"),
+            queue_max_attempts=self.number("MOX_QUEUE_MAX_ATTEMPTS", 8, minimum=1, maximum=16),
+            queue_backoff_base=self.duration("MOX_QUEUE_BACKOFF_BASE", "450s"),
+            queue_delayed_dsn_attempt=self.number("MOX_QUEUE_DELAYED_DSN_ATTEMPT", 5),
+            queue_max_concurrent=self.number("MOX_QUEUE_MAX_CONCURRENT", 10, minimum=1),
+            queue_per_destination=self.number("MOX_QUEUE_PER_DESTINATION", 1, minimum=1),
+            queue_unknown_outcome=self.choice("MOX_QUEUE_UNKNOWN_OUTCOME", "retry", ("retry", "hold")),
+            smtp_client_port=self.number("MOX_SMTP_CLIENT_PORT", 25, minimum=1, maximum=65535),
             pedantic=self.flag("MOX_PEDANTIC", default=False) if self.text("MOX_PEDANTIC", "") else None,
             fault=self.text("MOX_FAULT", ""),
         )
@@ -186,8 +200,8 @@ class _Reader:
             raise EnvironmentProblem(f"{name}={value!r} is unknown: use one of {', '.join(allowed)}")
         return value
 
-    def number(self, name: str, default: int, *, minimum: int = 0) -> int:
-        return self._parsed(name, str(default), lambda text: _whole_number(text, minimum))
+    def number(self, name: str, default: int, *, minimum: int = 0, maximum: int | None = None) -> int:
+        return self._parsed(name, str(default), lambda text: _whole_number(text, minimum, maximum))
 
     def duration(self, name: str, default: str) -> timedelta:
         return self._parsed(name, default, parse_duration)
@@ -250,12 +264,14 @@ class _Reader:
             raise EnvironmentProblem(f"{name}={value!r}: {exc}") from exc
 
 
-def _whole_number(text: str, minimum: int) -> int:
+def _whole_number(text: str, minimum: int, maximum: int | None) -> int:
     if not text.isascii() or not text.isdigit():
         raise ValueError("a whole number is needed")
     number = int(text)
     if number < minimum:
         raise ValueError(f"at least {minimum} is needed")
+    if maximum is not None and number > maximum:
+        raise ValueError(f"at most {maximum} is possible")
     return number
 
 

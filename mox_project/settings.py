@@ -34,6 +34,7 @@ INSTALLED_APPS = [
     "server",
     "accounts",
     "store",
+    "mailqueue",
     "mox_project",
 ]
 MIDDLEWARE: list[str] = []

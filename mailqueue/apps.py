@@ -1,0 +1,11 @@
+"""The Django application of the queue."""
+
+from __future__ import annotations
+
+from django.apps import AppConfig
+
+
+class MailQueueConfig(AppConfig):
+    name = "mailqueue"
+    label = "queue"  # the package's name would hide the standard library's module from Celery
+    verbose_name = "Queue"

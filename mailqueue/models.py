@@ -1,0 +1,214 @@
+"""Pending messages by recipient, their attempts, what is done with, and what holds them back."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+from django.db import models
+from django.db.models import Q
+
+from accounts.models import Account
+from store.models import Blob
+
+ADDRESS_MAX: Final = 400  # characters of an address: localpart, @, domain in Unicode
+
+
+class MessageKind(models.TextChoices):
+    MESSAGE = "message"
+    DSN = "dsn", "DSN"
+    DMARC_REPORT = "dmarc_report", "DMARC report"
+    TLS_REPORT = "tls_report", "TLS report"
+
+
+class State(models.TextChoices):
+    QUEUED = "queued"
+    DELIVERING = "delivering"
+
+
+class Phase(models.TextChoices):
+    """How far a running attempt is. Before DOT the other side cannot have accepted; after it, it may have."""
+
+    NONE = "", "none"
+    CLAIMED = "claimed"
+    DOT = "dot", "end of data"
+
+
+class Outgoing(models.Model):
+    """What pending and retired messages have in common: one recipient of one message."""
+
+    base_id = models.BigIntegerField(
+        default=0, help_text="The same for all recipients of a message that share content."
+    )
+    queued = models.DateTimeField()
+    hold = models.BooleanField(default=False, help_text="Not attempted while set.")
+    account = models.ForeignKey(Account, null=True, on_delete=models.SET_NULL, related_name="+")
+    account_name = models.CharField(max_length=64)
+    sender_localpart = models.CharField(max_length=128, blank=True)
+    sender_domain = models.CharField(max_length=255, blank=True, help_text="In Unicode, or an address literal.")
+    from_id = models.CharField(max_length=128, blank=True, default="")
+    rcpt_localpart = models.CharField(max_length=128)
+    rcpt_domain = models.CharField(max_length=255, help_text="In Unicode, or an address literal.")
+    rcpt_domain_ascii = models.CharField(max_length=255)
+    attempts = models.PositiveIntegerField(default=0)
+    max_attempts = models.PositiveIntegerField(default=0, help_text="0: as the server does.")
+    next_attempt = models.DateTimeField()
+    last_attempt = models.DateTimeField(null=True)
+    dialed_ips = models.JSONField(default=dict, help_text="Addresses dialed, in order, by host.")
+    has_8bit = models.BooleanField(default=False)
+    smtputf8 = models.BooleanField(default=False)
+    size = models.BigIntegerField(help_text="Bytes of prefix and content.")
+    kind = models.CharField(max_length=16, choices=MessageKind.choices, default=MessageKind.MESSAGE)
+    message_id = models.CharField(max_length=1000, blank=True, help_text="With its angle brackets.")
+    subject = models.TextField(blank=True)
+    transport = models.CharField(max_length=64, blank=True, default="", help_text="Set by hand; overrides the routes.")
+    require_tls = models.BooleanField(
+        null=True, help_text="REQUIRETLS, TLS-Required: No, or (unset) as the recipient's domain asks."
+    )
+    future_release_request = models.CharField(max_length=64, blank=True, default="")
+    extra = models.JSONField(default=dict)
+
+    class Meta:
+        abstract = True
+
+    @property
+    def sender(self) -> str:
+        """The address in Unicode; "" for the null sender."""
+        return f"{self.sender_localpart}@{self.sender_domain}" if self.sender_domain else ""
+
+    @property
+    def recipient(self) -> str:
+        return f"{self.rcpt_localpart}@{self.rcpt_domain}"
+
+
+class QueueMessage(Outgoing):
+    """One recipient of a message that is still to be delivered."""
+
+    blob = models.ForeignKey(Blob, on_delete=models.PROTECT, related_name="+")
+    prefix = models.BinaryField(help_text="Header lines before the content: Received, signatures.")
+    dsn_utf8 = models.BinaryField(null=True, help_text="Of a DSN: its other form, for servers with SMTPUTF8.")
+    state = models.CharField(max_length=16, choices=State.choices, default=State.QUEUED)
+    destination = models.CharField(max_length=255, blank=True, default="", help_text="Of the lease, while delivering.")
+    lease_token = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(null=True)
+    phase = models.CharField(max_length=8, choices=Phase.choices, default=Phase.NONE, blank=True)
+    interruptions = models.PositiveIntegerField(default=0, help_text="In a row, of workers that were killed.")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["state", "hold", "next_attempt"], name="queue_due"),
+            models.Index(fields=["rcpt_domain_ascii", "next_attempt"], name="queue_by_domain"),
+            models.Index(fields=["base_id"], condition=Q(base_id__gt=0), name="queue_by_base"),
+            models.Index(fields=["lease_until"], condition=Q(state="delivering"), name="queue_leased"),
+            models.Index(fields=["account", "queued"], name="queue_by_account"),
+        ]
+
+    def __str__(self) -> str:
+        return f"queued message {self.pk} to {self.recipient}"
+
+
+class RetiredMessage(Outgoing):
+    """What became of a message to one recipient; ``id`` is that of the queued message. Content is not kept."""
+
+    id = models.BigIntegerField(primary_key=True)
+    recipient_address = models.CharField(max_length=ADDRESS_MAX)
+    success = models.BooleanField()
+    last_activity = models.DateTimeField()
+    keep_until = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["from_id"], condition=~Q(from_id=""), name="retired_by_from_id"),
+            models.Index(fields=["last_activity"], name="retired_by_activity"),
+            models.Index(fields=["keep_until"], name="retired_expiry"),
+            models.Index(fields=["account", "recipient_address", "last_activity"], name="retired_by_recipient"),
+        ]
+
+    def __str__(self) -> str:
+        return f"retired message {self.pk} to {self.recipient_address}"
+
+
+class DeliveryAttempt(models.Model):
+    """One try to deliver, or something else that decided about a message; kept with the retired message."""
+
+    message_id = models.BigIntegerField(help_text="Of the queued, later retired, message.")
+    start = models.DateTimeField()
+    duration_ms = models.PositiveIntegerField(default=0)
+    success = models.BooleanField(default=False)
+    code = models.PositiveSmallIntegerField(default=0, help_text="Of the SMTP reply; 0: none.")
+    secode = models.CharField(max_length=16, blank=True, default="", help_text="Enhanced code without its class: 7.1")
+    error = models.TextField(blank=True, default="")
+    smtp_lines = models.JSONField(default=list)
+    transport = models.CharField(max_length=64, blank=True, default="")
+    remote_host = models.CharField(max_length=255, blank=True, default="")
+    remote_ip = models.CharField(max_length=45, blank=True, default="")
+    local_ip = models.CharField(max_length=45, blank=True, default="")
+    tls_mode = models.CharField(max_length=32, blank=True, default="")
+    tls_version = models.CharField(max_length=16, blank=True, default="")
+    dane = models.BooleanField(default=False)
+    mtasts_mode = models.CharField(max_length=8, blank=True, default="")
+
+    class Meta:
+        indexes = [models.Index(fields=["message_id", "start"], name="attempt_history")]
+
+    def __str__(self) -> str:
+        return f"attempt of message {self.message_id} at {self.start}"
+
+
+class QueueDestination(models.Model):
+    """A recipient domain, or a relay, and the lease of the task that delivers to it."""
+
+    name = models.CharField(max_length=255)
+    slot = models.PositiveSmallIntegerField(default=0, help_text="Of several leases at a time.")
+    token = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(null=True)
+    used = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["name", "slot"], name="queue_destination_slot")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class HoldRule(models.Model):
+    """New messages that match all of its non-empty fields are put on hold."""
+
+    account = models.ForeignKey(Account, null=True, blank=True, on_delete=models.CASCADE, related_name="+")
+    sender_domain = models.CharField(max_length=255, blank=True, default="", help_text="A-label form.")
+    recipient_domain = models.CharField(max_length=255, blank=True, default="", help_text="A-label form.")
+
+    def __str__(self) -> str:
+        fields = (self.account and f"account {self.account}", self.sender_domain, self.recipient_domain)
+        return " ".join(str(field) for field in fields if field) or "everything"
+
+
+class OutgoingRecipient(models.Model):
+    """An address that an account submitted a message to, for the limits on outgoing mail."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+", db_index=False)
+    recipient = models.CharField(max_length=ADDRESS_MAX)
+    submitted = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["account", "submitted"], name="outgoing_in_window"),
+            models.Index(fields=["account", "recipient", "submitted"], name="outgoing_first_time"),
+        ]
+
+    def __str__(self) -> str:
+        return self.recipient
+
+
+class FromID(models.Model):
+    """A from id that was given out: unique for good, whatever becomes of the message."""
+
+    from_id = models.CharField(max_length=128, unique=True)
+    created = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return self.from_id
+
+
+def common_fields(row: Outgoing) -> dict[str, Any]:
+    """The columns that pending and retired messages share, by name."""
+    return {field.attname: getattr(row, field.attname) for field in Outgoing._meta.get_fields() if field.concrete}
