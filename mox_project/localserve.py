@@ -49,6 +49,9 @@ def set_up(directory: Path, ip: str | None) -> bool:
     """
     from django.core.management import call_command  # models can be imported only once Django is set up
 
+    from accounts import dkim
+    from accounts.models import Domain
+    from server import db
     from server.models import Listener, ServerSettings
 
     call_command("migrate", verbosity=0, interactive=False)
@@ -58,6 +61,10 @@ def set_up(directory: Path, ip: str | None) -> bool:
         _make(directory, ips)
     elif ip and Listener.objects.exclude(ips=ips).exists():
         raise EnvironmentProblem("--ip applies only to a new directory")
+    domain = Domain.objects.filter(name=DOMAIN, dkim_selectors=None).first()
+    if domain is not None:
+        with db.write():
+            dkim.add_selectors(domain, [dkim.localserve_key()])
     return is_new
 
 

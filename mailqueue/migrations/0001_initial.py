@@ -9,7 +9,7 @@ class Migration(migrations.Migration):
     initial = True
 
     dependencies = [
-        ('accounts', '0002_transport_fromidloginaddress_dkimselector_and_more'),
+        ('accounts', '0002_sending'),
         ('store', '0001_initial'),
     ]
 
