@@ -1,10 +1,14 @@
-"""Reading the content of a message after DATA, in blocks of any size (RFC 5321 4.5.2), safe from SMTP smuggling.
+"""The content of a message after DATA, in blocks of any size (RFC 5321 4.5.2), safe from SMTP smuggling both ways.
 
     reader = DataReader(limit=100 << 20)
     while not reader.done:
         spool.write(reader.feed(await stream.read_block(timeout)))
     stream.unread(reader.rest)
     if reader.violation: ...
+
+    stuffer = DotStuffer()
+    for block in blocks: stream.write(stuffer.feed(block))
+    stream.write(stuffer.finish() + END_OF_DATA)
 
 Only CRLF "." CRLF ends the content. Bytes that another server might take for an end as well are a violation; it is
 remembered and the content read to its true end, so that client and server stay in step. All work is done by searches
@@ -19,6 +23,7 @@ from typing import Final
 from .errors import ProtocolError
 
 END: Final = b"\r\n.\r\n"
+END_OF_DATA: Final = b".\r\n"  # after the CRLF of the last line
 
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
 # What ends a message for software that takes a bare LF for a line end: CRLF.LF, LF.LF and LF.CRLF.
@@ -27,6 +32,10 @@ _SMUGGLED_END: Final = re.compile(rb"\n\.\n|(?<!\r)\n\.\r\n")
 
 class ContentTooLarge(ProtocolError):
     """More bytes came than the limit allows."""
+
+
+class BareLineEnd(ProtocolError):
+    """Content has a CR or LF of its own: some server would see a line end in it where others see none."""
 
 
 class DataReader:
@@ -110,6 +119,39 @@ class DataReader:
     def _look_for_separator(self, chunk: bytes) -> None:
         window = self._before + chunk
         self.has_separator = b"\r\n\r\n" in window or b"\n\n" in window or b"\n\r\n" in window
+
+
+class DotStuffer:
+    """Content on its way out: a dot at the start of a line is doubled, the last line gets its end."""
+
+    __slots__ = ("_at_line_start", "_held")
+
+    def __init__(self) -> None:
+        self._at_line_start = True
+        self._held = b""  # a CR at the end of a block, whose LF may be in the next
+
+    def feed(self, block: bytes) -> bytes:
+        """What to send for the next bytes of the content. Raises BareLineEnd."""
+        data = self._held + block
+        self._held = b"\r" if data.endswith(b"\r") else b""
+        if self._held:
+            data = data[:-1]
+        if not data:
+            return b""
+        crlfs = data.count(b"\r\n")
+        if data.count(b"\r") != crlfs or data.count(b"\n") != crlfs:
+            raise BareLineEnd("bare carriage return or line feed")
+        stuffed = data.replace(b"\r\n.", b"\r\n..")
+        if self._at_line_start and data.startswith(b"."):
+            stuffed = b"." + stuffed
+        self._at_line_start = data.endswith(b"\n")
+        return stuffed
+
+    def finish(self) -> bytes:
+        """The CRLF that the content lacks at its end, if it does. Raises BareLineEnd."""
+        if self._held:
+            raise BareLineEnd("bare carriage return at the end")
+        return b"" if self._at_line_start else b"\r\n"
 
 
 def _beginning_of_end(data: bytes) -> bytes:

@@ -118,9 +118,19 @@ class Stream(asyncio.Protocol):
     def closed(self) -> bool:
         return self._lost.is_set()
 
+    @property
+    def ended(self) -> bool:
+        """The peer sends no more; what it sent may still be buffered."""
+        return self._eof
+
     def line_waiting(self) -> bool:
         """Whether a complete line is in the buffer."""
         return self._line_end() >= 0
+
+    async def look(self) -> None:
+        """Let what has arrived come into the buffer, without waiting for more."""
+        await asyncio.sleep(0)  # the event loop asks the socket
+        await asyncio.sleep(0)  # and hands out what it got
 
     async def read_line(self, limit: int, timeout: float) -> bytes:  # noqa: ASYNC109 # the deadline is part of the protocol
         """The next line with its LF, and the CR before it.
@@ -193,17 +203,16 @@ class Stream(asyncio.Protocol):
         self._pending.append(data)
         self._pending_size += len(data)
 
+    def send(self) -> None:
+        """Send what was written without waiting: for bounded amounts, read while they go out. Raises StreamClosed."""
+        self._send(self._collected())
+
     async def flush(self, timeout: float) -> None:  # noqa: ASYNC109 # as above
         """Send what was written, and wait until the peer took most of it. Raises TimeoutError, StreamClosed."""
-        data = b"".join(self._pending)
-        self._pending.clear()
-        self._pending_size = 0
-        if self._lost.is_set() or self._transport is None:
-            raise StreamClosed("connection lost")
-        if data:
-            if self.slow:
-                data = await self._dribble(data, timeout)
-            self._transport.write(data)
+        data = self._collected()
+        if data and self.slow:
+            data = await self._dribble(data, timeout)
+        self._send(data)
         if not self._writable.is_set():
             async with asyncio.timeout(timeout):
                 await self._writable.wait()
@@ -315,18 +324,27 @@ class Stream(asyncio.Protocol):
         if self._reader is not None and not self._reader.done():
             self._reader.set_result(None)
 
+    def _collected(self) -> bytes:
+        data = b"".join(self._pending)
+        self._pending.clear()
+        self._pending_size = 0
+        return data
+
+    def _send(self, data: bytes) -> None:
+        if self._lost.is_set() or self._transport is None:
+            raise StreamClosed("connection lost")
+        if data:
+            self._transport.write(data)
+
     async def _go_slow(self) -> None:
         if self.slow:
             await asyncio.sleep(self.slow)
 
     async def _dribble(self, data: bytes, timeout: float) -> bytes:  # noqa: ASYNC109 # as above
         """Send a byte at a time for as long as the deadline allows; gives what is left to be sent."""
-        assert self._transport is not None
         steps = max(0, int((timeout - SLOW_RESERVE) / self.slow))
         for position in range(min(steps, len(data))):
-            if self._lost.is_set():
-                raise StreamClosed("connection lost")
-            self._transport.write(data[position : position + 1])
+            self._send(data[position : position + 1])
             await asyncio.sleep(self.slow)
         return data[steps:]
 
