@@ -173,7 +173,7 @@ def parse_mail(argument: str, *, strict: bool = False) -> Mail:
             raise SyntaxProblem(f"parameter {keyword} takes no value")
         else:
             raise SyntaxProblem(f"parameter {_shown(keyword)} is not implemented", Kind.UNKNOWN_PARAMETER)
-    path = Path() if raw == "" else _mailbox(raw, smtputf8=smtputf8, strict=strict)
+    path = Path() if raw == "" else parse_mailbox(raw, smtputf8=smtputf8, strict=strict)
     return Mail(path, size, body, smtputf8, require_tls)
 
 
@@ -185,10 +185,28 @@ def parse_rcpt(argument: str, *, smtputf8: bool, strict: bool = False) -> Path:
     elif raw == "":
         raise SyntaxProblem("empty forward path")
     else:
-        path = _mailbox(raw, smtputf8=smtputf8, strict=strict)
+        path = parse_mailbox(raw, smtputf8=smtputf8, strict=strict)
     for keyword, _ in _parameters(rest):
         raise SyntaxProblem(f"parameter {_shown(keyword)} is not implemented", Kind.UNKNOWN_PARAMETER)
     return path
+
+
+def parse_mailbox(raw: str, *, smtputf8: bool, strict: bool = False) -> Path:
+    """What stands between the brackets of a path, `localpart@domain` or `localpart@[literal]`. Raises SyntaxProblem."""
+    if raw.startswith("@"):
+        raw = _without_route(raw)
+    localpart, at, domain = raw.rpartition("@")  # no domain or literal has an @ in it
+    if not at:
+        raise SyntaxProblem("address without domain")
+    if not smtputf8 and not localpart.isascii():
+        raise SyntaxProblem("localpart outside ASCII needs SMTPUTF8", Kind.NEEDS_SMTPUTF8)
+    try:
+        parsed = parse_localpart(localpart, strict=strict)
+    except BadAddress as exc:
+        raise SyntaxProblem(str(exc)) from exc
+    if domain.startswith("["):
+        return Path(parsed, IPDomain(ip=_literal(domain)))
+    return Path(parsed, IPDomain(domain=_domain(domain, smtputf8)))
 
 
 def decode_xtext(text: str) -> str:
@@ -241,23 +259,6 @@ def _parameters(rest: str) -> list[tuple[str, str | None]]:
         else:
             raise SyntaxProblem(f"bad value of parameter {_shown(keyword)}")
     return parameters
-
-
-def _mailbox(raw: str, *, smtputf8: bool, strict: bool) -> Path:
-    if raw.startswith("@"):
-        raw = _without_route(raw)
-    localpart, at, domain = raw.rpartition("@")  # no domain or literal has an @ in it
-    if not at:
-        raise SyntaxProblem("address without domain")
-    if not smtputf8 and not localpart.isascii():
-        raise SyntaxProblem("localpart outside ASCII needs SMTPUTF8", Kind.NEEDS_SMTPUTF8)
-    try:
-        parsed = parse_localpart(localpart, strict=strict)
-    except BadAddress as exc:
-        raise SyntaxProblem(str(exc)) from exc
-    if domain.startswith("["):
-        return Path(parsed, IPDomain(ip=_literal(domain)))
-    return Path(parsed, IPDomain(domain=_domain(domain, smtputf8)))
 
 
 def _domain(name: str, smtputf8: bool) -> Domain:

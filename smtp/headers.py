@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from ipaddress import ip_address
 
-from protocols.message.dates import MONTHS
+from protocols.message.dates import format_date
 from protocols.message.headerwriter import HeaderWriter
 from protocols.names import Domain, address_literal
 from protocols.smtpsyntax import Path
@@ -48,7 +48,7 @@ def _received(peer: Peer, recipient: Path, received: datetime, *, smtputf8: bool
     if peer.tls_version:
         field.add(" ", f"({peer.tls_version.replace('TLSv', 'TLS')}", f"{peer.tls_cipher})")
     field.add(" ", "for", f"<{recipient.text(smtputf8=smtputf8)}>;")
-    field.add(" ", f"{received.day}", MONTHS[received.month - 1], f"{received:%Y %H:%M:%S %z}")
+    field.add(" ", *format_date(received).split(" ", 2))
     return field.bytes()
 
 

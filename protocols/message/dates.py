@@ -1,4 +1,4 @@
-"""Date header values (RFC 5322 3.3 and the obsolete forms of 4.3) as aware times."""
+"""Date header values (RFC 5322 3.3, reading also the obsolete forms of 4.3) as aware times."""
 
 from __future__ import annotations
 
@@ -57,6 +57,11 @@ def parse_date(value: str) -> datetime | None:
         return moment - timedelta(minutes=offset)
     except (ValueError, OverflowError):
         return None
+
+
+def format_date(moment: datetime) -> str:
+    """An aware time as in a Date header, `3 Mar 2031 09:12:44 +0000`."""
+    return f"{moment.day} {MONTHS[moment.month - 1]} {moment.year:04} {moment:%H:%M:%S %z}"
 
 
 def _offset(zone: str) -> int:

@@ -1,4 +1,7 @@
-"""Header text: encoded words (RFC 2047), raw UTF-8 (RFC 6532) and whatever else senders put there, as readable text."""
+"""Header text: encoded words (RFC 2047), raw UTF-8 (RFC 6532) and whatever else senders put there, as readable text.
+
+And encoded words for text that a header cannot hold as it is.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,8 @@ from .transfer import decode_base64, decode_q
 # Each repeat ends at a character it cannot hold, so that a search is linear.
 ENCODED_WORD: Final = re.compile(rb"=\?([^?\s]{1,100})\?([bBqQ])\?([^?]*)\?=")
 _CONTROLS: Final = re.compile("[\x01-\x1f\x7f]+")
+_Q_PLAIN: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789!*+-/")  # RFC 2047 5 (3)
+_Q_ROOM: Final = 75 - len("=?utf-8?q??=")  # characters, RFC 2047 section 2
 
 
 def decode_header(raw: bytes | str) -> str:
@@ -47,6 +52,29 @@ def one_line(text: str) -> str:
     if text.isascii() and text.isprintable():
         return text
     return clean_text(_CONTROLS.sub(" ", text.replace("\0", "")))
+
+
+def encode_words(text: str) -> list[str]:
+    """Encoded words, fit for any place that takes them, that together stand for the text; no character is split."""
+    words: list[str] = []
+    current = ""
+    for character in text:
+        encoded = _encode_q(character)
+        if len(current) + len(encoded) > _Q_ROOM:
+            words.append(f"=?utf-8?q?{current}?=")
+            current = ""
+        current += encoded
+    if current:
+        words.append(f"=?utf-8?q?{current}?=")
+    return words
+
+
+def _encode_q(character: str) -> str:
+    if character in _Q_PLAIN:
+        return character
+    if character == " ":
+        return "_"
+    return "".join(f"={byte:02X}" for byte in character.encode("utf-8", "replace"))
 
 
 def _decode_raw(raw: bytes) -> str:
