@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Final
 
+from protocols.sasl import plus_announced
+
 # A capability is listed only when all of its RFC works: clients rely on it silently.
 BASE: Final = (
     "IMAP4rev2",
@@ -36,11 +38,6 @@ _WITH_PLUS: Final = (
     "AUTH=SCRAM-SHA-1",
     "AUTH=CRAM-MD5",
 )
-
-
-def plus_announced(tls_version: str | None) -> bool:
-    """Whether the -PLUS mechanisms are offered: Python has no channel binding that TLS 1.3 asks for (RFC 9266)."""
-    return tls_version is not None and tls_version != "TLSv1.3"
 
 
 def before_login(*, tls_version: str | None, can_start_tls: bool, cleartext_allowed: bool) -> bytes:

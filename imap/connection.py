@@ -101,7 +101,7 @@ class _CommandLoop:
 
     async def _read_line(self, limit: int) -> bytes:
         """A line without its end. Raises Bye."""
-        self._stream.slow = self._session.slow
+        self._stream.slow = self._session.dialogue.slow
         limit_seconds = TIMEOUT if self._session.account is not None else TIMEOUT_BEFORE_LOGIN
         try:
             line = await self._session.connection.until_stopping(self._stream.read_line(limit, limit_seconds))

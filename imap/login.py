@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import contextlib
-import re
 from dataclasses import dataclass
 from typing import Final
 
-from django.conf import settings
-
-from accounts.login import LoginContext, LoginExchange, LoginOutcome, login_service
+from accounts.dialogue import Cancelled, NotBase64
+from accounts.login import LoginOutcome
 from accounts.models import Account
-from protocols.sasl import Challenge, Failure, UnknownMechanism
-from server.logs import TRACE, TRACEAUTH
+from protocols.sasl import Failure, UnknownMechanism, decode_response
 from server.models import LoginResult
 from store.models import AccountState
 
-from . import capabilities
 from .answers import Bad, Done, Refused, one_line
 from .session import LoggedIn, Session
 from .syntax import Parser
 
-RESPONSE_MAX: Final = 16_500  # bytes of a line in an exchange: 12288 of SASL (RFC 4954 4) in base64
-RESPONSE_TIMEOUT: Final = 30.0  # seconds
-SLOW_AFTER: Final = 3  # failed logins on a connection, after which it is slow, and further ones wait (imap.md 1)
-
 MECHANISMS: Final = frozenset(
     {"PLAIN", "CRAM-MD5", "SCRAM-SHA-1", "SCRAM-SHA-256", "SCRAM-SHA-1-PLUS", "SCRAM-SHA-256-PLUS"}
 )
-_BASE64: Final = re.compile(rb"[A-Za-z0-9+/]*={0,2}")
 _MECHANISM_MAX: Final = 20  # characters (RFC 4422 3.1)
 
 
@@ -65,7 +53,7 @@ def parse_authenticate(parser: Parser) -> AuthenticateArguments:
         if parser.take(b"="):  # an empty one (RFC 4959 3)
             initial = b""
         elif text := parser.rest():  # mutt sends the space alone where a mechanism has no initial response
-            initial = _decode(text)
+            initial = decode_response(text)
             if initial is None:
                 raise parser.fail("initial response in base64")
     parser.end()
@@ -78,8 +66,7 @@ async def login(session: Session, arguments: LoginArguments) -> Done:
         user, password = arguments.user.decode(), arguments.password.decode()
     except UnicodeDecodeError:
         raise Bad("user name and password must be UTF-8") from None
-    await _wait_after_failures(session)
-    outcome = await session.call(login_service().login_plain, user, "", password, _context(session, "login"))
+    outcome = await session.dialogue.password(user, password, "login", session.client_id)
     return await _finished(session, outcome)
 
 
@@ -87,84 +74,23 @@ async def authenticate(session: Session, arguments: AuthenticateArguments) -> Do
     mechanism = arguments.mechanism
     if mechanism == "PLAIN":
         session.require_tls_for_password()
-    if mechanism not in MECHANISMS:
-        with contextlib.suppress(UnknownMechanism):  # the attempt is recorded
-            await session.call(login_service().exchange, mechanism, _context(session, mechanism.lower()))
-        raise Refused(f"mechanism {mechanism[:_MECHANISM_MAX]} is not supported")
-    await _wait_after_failures(session)
-    channel = None
-    if mechanism.startswith("SCRAM-"):
-        channel = await session.call(session.connection.channel_binding)
-    exchange = login_service().exchange(
-        mechanism,
-        _context(session, mechanism.lower()),
-        channel=channel,
-        plus_announced=capabilities.plus_announced(session.tls_version),
-        hostname=session.connection.hostname,
-    )
+    known = mechanism if mechanism in MECHANISMS else ""
     try:
-        outcome = await _converse(session, exchange, arguments.initial)
-    except BaseException:
-        await session.call(exchange.abort)
-        raise
+        outcome = await session.dialogue.exchange(known, arguments.initial, session.client_id)
+    except UnknownMechanism:
+        raise Refused(f"mechanism {mechanism[:_MECHANISM_MAX]} is not supported") from None
+    except Cancelled:
+        raise Bad("aborted") from None
+    except NotBase64:
+        raise Bad("response is not base64") from None
     return await _finished(session, outcome)
 
 
-async def _converse(session: Session, exchange: LoginExchange, initial: bytes | None) -> LoginOutcome:
-    """Challenges and responses until the exchange has an outcome. Raises Bad where the client cancels."""
-    step = await session.call(exchange.start, initial)
-    while isinstance(step, Challenge):
-        session.send(b"+ %b\r\n" % base64.b64encode(step.data))
-        await session.flush()
-        stream = session.stream
-        line = await session.connection.until_stopping(stream.read_line(RESPONSE_MAX, RESPONSE_TIMEOUT))
-        line = line.rstrip(b"\r\n")
-        _trace(session, line)
-        if line == b"*":
-            raise Bad("aborted")
-        response = _decode(line)
-        if response is None:
-            raise Bad("response is not base64")
-        step = await session.call(exchange.respond, response)
-    return step
-
-
-def _decode(data: bytes) -> bytes | None:
-    if _BASE64.fullmatch(data) is None:
-        return None
-    try:
-        return base64.b64decode(data, validate=True)
-    except binascii.Error:
-        return None
-
-
-async def _wait_after_failures(session: Session) -> None:
-    delay = settings.MOX.smtp_auth_fail_delay.total_seconds() * max(0, session.login_failures - SLOW_AFTER)
-    await session.connection.pause(delay)
-
-
-def _context(session: Session, mechanism: str) -> LoginContext:
-    tls = session.stream.tls
-    return LoginContext(
-        protocol="imap",
-        mechanism=mechanism,
-        remote_ip=session.stream.remote_ip,
-        local_ip=session.stream.local_ip,
-        tls=f"{tls.version} {tls.cipher}" if tls is not None else "",
-        user_agent=session.client_id,
-    )
-
-
 async def _finished(session: Session, outcome: LoginOutcome) -> Done:
-    if outcome.is_failed_login:
-        session.login_failures += 1
-        if session.login_failures >= SLOW_AFTER:
-            session.slow = settings.MOX.smtp_bad_client_delay.total_seconds()
     match outcome.result:
         case LoginResult.OK if outcome.account_id is not None:
             session.account = await session.call(_read_account, outcome.account_id, outcome.login_address)
             session.feed_position = session.account.position
-            session.slow = session.stream.slow = 0.0
             return Done(code=b"CAPABILITY %b" % session.capabilities())
         case LoginResult.LOGINDISABLED:
             raise Refused(f"login disabled: {one_line(outcome.disabled_text)}")
@@ -185,9 +111,3 @@ def _read_account(account_id: int, login_address: str) -> LoggedIn:
     position = AccountState.objects.values_list("last_modseq", flat=True).get(pk=account_id)
     disabled = frozenset(str(name).upper() for name in account.imap_capabilities_disabled)
     return LoggedIn(account_id, account.name, login_address, position, disabled)
-
-
-def _trace(session: Session, line: bytes) -> None:
-    if session.log.isEnabledFor(TRACE):
-        shown = line if session.log.isEnabledFor(TRACEAUTH) else b"***"
-        session.log.log(TRACE, "imap in", extra={"data": shown.decode("ascii", "backslashreplace")})

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from .channel_binding import ChannelBinding, channel_binding
+from .channel_binding import ChannelBinding, channel_binding, plus_announced
+from .encoding import decode_response
 from .scram import ScramHash, ScramKeys, derive_scram_keys
 from .server import (
     SERVER_MECHANISMS,
@@ -35,6 +36,8 @@ __all__ = [
     "Step",
     "UnknownMechanism",
     "channel_binding",
+    "decode_response",
     "derive_scram_keys",
+    "plus_announced",
     "server_mechanism",
 ]

@@ -31,6 +31,11 @@ class ChannelBinding:
         return {TLS_UNIQUE: self.tls_unique, TLS_SERVER_END_POINT: self.tls_server_end_point}.get(name)
 
 
+def plus_announced(tls_version: str | None) -> bool:
+    """Whether a server offers the -PLUS mechanisms: Python has no channel binding that TLS 1.3 asks for (RFC 9266)."""
+    return tls_version in _BEFORE_TLS13
+
+
 def channel_binding(ssl_object: ssl.SSLObject | ssl.SSLSocket, certificate_der: bytes | None) -> ChannelBinding:
     """The bindings of a connection whose handshake is done; ``certificate_der`` is the one that the server presented.
 
