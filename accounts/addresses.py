@@ -124,6 +124,14 @@ def resolve_login(login: str) -> Address | None:
     return Address.objects.select_related("account", "domain").get(pk=resolved.address_id)
 
 
+def may_send_as(account_id: int, localpart: str, domain: DomainName | None) -> bool:
+    """Whether an address is the account's, by a separator or as its catchall too; never one of a disabled domain."""
+    try:
+        return resolve(localpart, domain, allow_postmaster=False).account_id == account_id
+    except AddressError:
+        return False
+
+
 def _hostnames() -> set[str]:
     names = {ServerSettings.current().hostname}
     names.update(Listener.objects.filter(smtp_enabled=True).exclude(hostname="").values_list("hostname", flat=True))

@@ -83,7 +83,7 @@ class Dialogue:
         try:
             outcome = await self._converse(exchange, initial)
         except BaseException:
-            await self._call(exchange.abort)
+            self._ended(exchange.abort())  # a failed login, where the client had learnt of that already
             raise
         return self._ended(outcome)
 

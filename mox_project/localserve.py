@@ -92,14 +92,16 @@ def _make(directory: Path, ips: list[str]) -> None:
             tls_mode=TLSMode.MANUAL,
             smtp_enabled=True,
             smtp_port=1025,
+            submission_enabled=True,
+            submission_port=1587,
+            submission_no_require_starttls=True,
+            submissions_enabled=True,
+            submissions_port=1465,
             imap_enabled=True,
             imap_port=1143,
             imap_no_require_starttls=True,
             imaps_enabled=True,
             imaps_port=1993,
-            submission_port=1587,
-            submission_no_require_starttls=True,
-            submissions_port=1465,
         )
         ListenerEndpoint.objects.create(listener=listener, kind=EndpointKind.METRICS, port=1081)
         account = create_account(LOCALPART, LOCALPART, create_domain(DOMAIN))
@@ -123,6 +125,7 @@ def welcome(directory: Path, ips: list[str], *, is_new: bool) -> str:
 mox localserve, for trying out: mail for any address is delivered to {LOCALPART}@{DOMAIN}
 
   SMTP                 {host}:1025
+  submission           {host}:1587 (no TLS needed), {host}:1465 (TLS)
   IMAP                 {host}:1143 (no TLS needed), {host}:1993 (TLS)
   health and metrics   http://{host}:1081/healthz /readyz /metrics
   user and password    {LOCALPART}@{DOMAIN} {PASSWORD}
@@ -132,5 +135,5 @@ mox localserve, for trying out: mail for any address is delivered to {LOCALPART}
   Send a message:      swaks --to {LOCALPART}@{DOMAIN} --server {host}:1025
   Recipients whose localpart ends in one of these fail as told: temperror (451), permerror (550),
   a number from 400 to 599 (that code), timeout (no answer for an hour). With "rcptto" in front at RCPT TO,
-  senders with "mailfrom" in front at MAIL FROM, else after the message.
+  senders with "mailfrom" in front at MAIL FROM, with "queue" when a submitted message is delivered, else after DATA.
 """

@@ -36,6 +36,8 @@ def bindings(node: str) -> Iterator[Binding]:
     for listener in Listener.objects.filter(node__in=("*", node)).order_by("pk").prefetch_related("endpoints"):
         services = [
             ("smtp", listener.smtp_enabled, listener.smtp_port),
+            ("submission", listener.submission_enabled, listener.submission_port),
+            ("submissions", listener.submissions_enabled, listener.submissions_port),
             ("imap", listener.imap_enabled, listener.imap_port),
             ("imaps", listener.imaps_enabled, listener.imaps_port),
         ]

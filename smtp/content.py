@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import tempfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Final
 
@@ -14,6 +15,15 @@ from store.bridge import Bridge
 from .errors import SMTPError, for_failure, too_large
 
 MEMORY_MAX: Final = 1 << 20  # bytes of a message kept in memory, and of a larger one between two writes to its file
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """A message as it was received, with line ends as they must be; ``size`` in bytes."""
+
+    data: bytes | IO[bytes]
+    size: int
+    has_8bit: bool
 
 
 class Spool:
@@ -61,8 +71,8 @@ class Spool:
 
 async def receive(
     stream: Stream, spool: Spool, *, limit: int, strict: bool, idle_timeout: float, deadline: Deadline
-) -> DataReader:
-    """Read content to its end, into the spool. What comes after it is left in the stream.
+) -> Content:
+    """Read content to its end, into the spool, which must stay open. What comes after it is left in the stream.
 
     Raises SMTPError for content that is refused or cannot be kept. Its rest is read and dropped first, since the client
     looks for the reply after the end and nowhere else; but not where it is too large. StreamClosed, TimeoutError.
@@ -86,6 +96,9 @@ async def receive(
         stream.unread(reader.rest)
     if reader.violation:
         raise SMTPError(500, "5.5.2", reader.violation)
-    if failure is not None:
-        raise for_failure(failure) or SMTPError(451, "4.3.0", "message cannot be kept", cause=str(failure)) from failure
-    return reader
+    if failure is None:
+        try:
+            return Content(await spool.finish(), reader.size, reader.has_8bit)
+        except OSError as exc:
+            failure = exc
+    raise for_failure(failure) or SMTPError(451, "4.3.0", "message cannot be kept", cause=str(failure)) from failure

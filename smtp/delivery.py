@@ -16,9 +16,10 @@ from typing import IO, Final
 
 from django.db import OperationalError
 
+from accounts.addresses import Resolved
 from protocols.message import FromError, from_address, needs_smtputf8
 from protocols.smtpreply import Reply
-from protocols.smtpsyntax import Mail
+from protocols.smtpsyntax import Mail, Path
 from server.db import DatabaseBusy
 from server.ratelimit import networks_of
 from store import blobs
@@ -29,9 +30,10 @@ from store.errors import MailboxGone, OverQuota, StoreError
 from store.messages import NewMessage, Origin
 
 from . import headers
+from .content import Content
 from .errors import SMTPError
 from .localserve import RCPT_PREFIX, special_failure
-from .transaction import Peer, Recipient
+from .transaction import Peer, Rules
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +56,14 @@ class Result(enum.Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Recipient:
+    """An accepted RCPT. ``resolved`` is None for an unknown localpart of a hosted domain: refused after DATA."""
+
+    path: Path
+    resolved: Resolved | None
+
+
+@dataclass(frozen=True, slots=True)
 class Outcome:
     """The result for one recipient. ``reply`` is None where the message was stored, or withheld because of others."""
 
@@ -64,31 +74,13 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Rules:
-    """What holds for this server and run."""
-
-    localserve: bool
-    pedantic: bool
-
-    @property
-    def partial(self) -> bool:
-        """Whether some recipients may get a message that fails for others.
-
-        Whom it fails for the sender must learn. As long as no DSN is sent, the reply is all there is to tell it, and so
-        a message is stored for all of its recipients or for none. localserve is for trying out, and tells in its log.
-        """
-        return self.localserve
-
-
-@dataclass(frozen=True, slots=True)
 class Message:
     """A message as it was received."""
 
     peer: Peer
     mail: Mail
     recipients: Sequence[Recipient]
-    content: bytes | IO[bytes]
-    has_8bit: bool
+    content: Content
     received: datetime
 
 
@@ -99,14 +91,23 @@ async def deliver(bridge: Bridge, message: Message, rules: Rules) -> list[Outcom
     """
     refused = [_refusal(recipient, rules) for recipient in message.recipients]
     wanted = [recipient for recipient, refusal in zip(message.recipients, refused, strict=True) if refusal is None]
-    if not wanted or (len(wanted) < len(refused) and not rules.partial):
-        await bridge.call(check_loop, message.content)
+    if not wanted or (len(wanted) < len(refused) and not _may_be_partial(rules)):
+        await bridge.call(check_loop, message.content.data)
         stored = [_withheld(recipient) for recipient in wanted]
     else:
         prepared = await bridge.call(prepare, message, wanted, rules)
         stored = await _store(bridge, wanted, prepared, rules)
     rest = iter(stored)
     return [refusal or next(rest) for refusal in refused]
+
+
+def _may_be_partial(rules: Rules) -> bool:
+    """Whether some recipients may get a message that fails for others.
+
+    Whom it fails for the sender must learn. As long as no DSN is sent, the reply is all there is to tell it, and so a
+    message is stored for all of its recipients or for none. localserve is for trying out, and tells in its log.
+    """
+    return rules.localserve
 
 
 def final_reply(outcomes: Sequence[Outcome]) -> Reply:
@@ -146,8 +147,8 @@ def prepare(message: Message, recipients: Sequence[Recipient], rules: Rules) -> 
 
     Raises SMTPError for a message that is refused, StorageFull.
     """
-    check_loop(message.content)
-    blob = blobs.prepare(message.content)
+    check_loop(message.content.data)
+    blob = blobs.prepare(message.content.data)
     try:
         smtputf8 = _is_internationalised(message, blob)
         if smtputf8 and rules.pedantic and not message.mail.smtputf8:
@@ -176,7 +177,7 @@ async def _store(
         delivering = Delivering(tx)
         outcomes = [_delivered(delivering, r, d) for r, d in zip(recipients, deliveries, strict=True)]
         failures = sum(outcome.result is not Result.DELIVERED for outcome in outcomes)
-        if failures == len(outcomes) or (failures and not rules.partial):
+        if failures == len(outcomes) or (failures and not _may_be_partial(rules)):
             raise _Undone(outcomes)
         return outcomes
 
@@ -233,7 +234,7 @@ def _is_internationalised(message: Message, blob: blobs.PreparedBlob) -> bool:
         return True
     if blob.problem:
         return message.mail.smtputf8
-    return message.has_8bit and needs_smtputf8(blob.part, message.content)
+    return message.content.has_8bit and needs_smtputf8(blob.part, message.content.data)
 
 
 def _origin(message: Message, blob: blobs.PreparedBlob) -> Origin:

@@ -1,4 +1,4 @@
-"""The header lines put before a received message, for each recipient its own (RFC 5321 4.4)."""
+"""The header lines put before a message: for each recipient its own where it is received (RFC 5321 4.4)."""
 
 from __future__ import annotations
 
@@ -26,10 +26,21 @@ def prefix(
     return delivered_to.bytes() + return_path.bytes() + trace
 
 
-def with_protocol(peer: Peer, *, smtputf8: bool) -> str:
+def submitted(peer: Peer, recipient: Path | None, received: datetime, *, smtputf8: bool, require_tls: bool) -> bytes:
+    """The Received field of a submitted message: nothing of the client, and ``recipient`` where there is but one."""
+    field = HeaderWriter("Received:")
+    field.add(" ", "from", _name(peer.hostname, smtputf8))
+    field.add(" ", "by", _name(peer.hostname, smtputf8))
+    _add_a_labels(field, peer.hostname, smtputf8)
+    protocol = with_protocol(peer, smtputf8=smtputf8, authenticated=True)
+    _add_circumstances(field, peer, protocol, recipient, received, smtputf8=smtputf8, require_tls=require_tls)
+    return field.bytes()
+
+
+def with_protocol(peer: Peer, *, smtputf8: bool, authenticated: bool = False) -> str:
     """The protocol in a Received field (RFC 3848, RFC 6531 section 4.3)."""
-    name = "UTF8SMTP" if smtputf8 else "ESMTP" if peer.hello.extended else "SMTP"
-    return f"{name}S" if peer.tls_version else name
+    name = "UTF8SMTP" if smtputf8 else "ESMTP" if peer.hello.extended or authenticated else "SMTP"
+    return f"{name}{'S' if peer.tls_version else ''}{'A' if authenticated else ''}"
 
 
 def _received(peer: Peer, recipient: Path, received: datetime, *, smtputf8: bool, require_tls: bool) -> bytes:
@@ -41,15 +52,32 @@ def _received(peer: Peer, recipient: Path, received: datetime, *, smtputf8: bool
     _add_a_labels(field, name.domain, smtputf8)
     field.add(" ", "by", _name(peer.hostname, smtputf8), f"({address_literal(ip_address(peer.local_ip))})")
     _add_a_labels(field, peer.hostname, smtputf8)
-    field.add(" ", "via", "tcp", "with", with_protocol(peer, smtputf8=smtputf8))
-    if require_tls:
-        field.add(" ", "(requiretls)")  # RFC 8689 section 4.1
-    field.add(" ", "id", received_id(peer.cid))
-    if peer.tls_version:
-        field.add(" ", f"({peer.tls_version.replace('TLSv', 'TLS')}", f"{peer.tls_cipher})")
-    field.add(" ", "for", f"<{recipient.text(smtputf8=smtputf8)}>;")
-    field.add(" ", *format_date(received).split(" ", 2))
+    protocol = with_protocol(peer, smtputf8=smtputf8)
+    _add_circumstances(field, peer, protocol, recipient, received, smtputf8=smtputf8, require_tls=require_tls)
     return field.bytes()
+
+
+def _add_circumstances(
+    field: HeaderWriter,
+    peer: Peer,
+    protocol: str,
+    recipient: Path | None,
+    received: datetime,
+    *,
+    smtputf8: bool,
+    require_tls: bool,
+) -> None:
+    texts = ["via", "tcp", "with", protocol]
+    if require_tls:
+        texts.append("(requiretls)")  # RFC 8689 section 4.1
+    texts += ["id", received_id(peer.cid)]
+    if peer.tls_version:
+        texts += [f"({peer.tls_version.replace('TLSv', 'TLS')}", f"{peer.tls_cipher})"]
+    if recipient is not None:
+        texts += ["for", f"<{recipient.text(smtputf8=smtputf8)}>"]
+    texts[-1] += ";"
+    field.add(" ", *texts)
+    field.add(" ", *format_date(received).split(" ", 2))
 
 
 def _name(domain: Domain | None, smtputf8: bool) -> str:

@@ -8,6 +8,8 @@ from prometheus_client import Counter, Histogram
 
 connections = Counter("mox_smtpserver_connection", "Connections that were admitted.", ["kind"])
 deliveries = Counter("mox_smtpserver_delivery", "Incoming messages, for each recipient.", ["result", "reason"])
+submissions = Counter("mox_smtpserver_submission", "Submitted messages.", ["result"])
+errors = Counter("mox_smtpserver_errors", "Failures that did not stop a message.", ["error"])
 
 _BUCKETS: Final = (0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 20, 30, 60, 120)
 _commands = Histogram(

@@ -9,7 +9,9 @@ from server.connections import Connection, Service
 from server.ratelimit import Refusal
 from store.bridge import Bridge
 
-from .session import SHUTTING_DOWN, Session
+from .reception import Reception
+from .session import SHUTTING_DOWN
+from .submission import Submission
 
 _REASONS = {
     Refusal.CONNECTION_RATE: "too many new connections from your network, try again later",
@@ -19,10 +21,13 @@ _REASONS = {
 
 
 def services(bridge: Bridge) -> list[Service]:
-    """Mail from other servers, on port 25."""
+    """Mail from other servers, on port 25; from our users, with STARTTLS and with TLS from the start (RFC 8314)."""
 
-    async def handle(connection: Connection) -> None:
-        await Session(connection, bridge).run()
+    async def receive(connection: Connection) -> None:
+        await Reception(connection, bridge).run()
+
+    async def submit(connection: Connection) -> None:
+        await Submission(connection, bridge).run()
 
     return [
         Service(
@@ -30,10 +35,21 @@ def services(bridge: Bridge) -> list[Service]:
             kind=ratelimit.Service.SMTP,
             implicit_tls=False,
             refuse_failed_logins=False,
-            handler=handle,
+            handler=receive,
             refusal=refusal,
             session_tickets=False,
-        )
+        ),
+        *(
+            Service(
+                name=name,
+                kind=ratelimit.Service.SUBMISSION,
+                implicit_tls=implicit_tls,
+                refuse_failed_logins=True,
+                handler=submit,
+                refusal=refusal,
+            )
+            for name, implicit_tls in (("submission", False), ("submissions", True))
+        ),
     ]
 
 

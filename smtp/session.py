@@ -1,43 +1,45 @@
-"""One connection on port 25: the command loop and the commands, from the greeting to the end (RFC 5321)."""
+"""One SMTP connection: the command loop and the commands, as reception and submission share them (RFC 5321).
+
+What is different about the two, subclasses say: who may send, for whom, what else is offered, and where messages go.
+"""
 
 from __future__ import annotations
 
+import abc
 import asyncio
 import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from datetime import UTC, datetime
-from typing import Final
+from dataclasses import dataclass
+from typing import ClassVar, Final
 
 from django.conf import settings
 
-from protocols.names import BadDomain, Domain, parse_domain
+from accounts.addresses import Resolved
+from protocols.names import BadDomain, Domain, IPDomain, parse_domain
 from protocols.smtpreply import Reply
 from protocols.smtpsyntax import (
     Command,
     Kind,
+    Mail,
     Path,
     SyntaxProblem,
     parse_command,
-    parse_hello,
-    parse_mail,
     parse_rcpt,
 )
 from protocols.stream import Deadline, LineTooLong, StreamClosed
 from server import faults
 from server.cids import received_id
 from server.connections import Connection, Stopping, panic_total
-from server.logs import TRACE
+from server.logs import TRACE, TRACEAUTH
 from store.bridge import Bridge
 
 from . import metrics
-from .content import Spool, receive
-from .delivery import Message, Outcome, Result, Rules, deliver, final_reply
+from .content import Content, Spool, receive
 from .errors import SMTPError, for_failure, too_large
 from .localserve import MAIL_PREFIX, RCPT_PREFIX, special_failure
-from .recipients import resolve_recipient
-from .transaction import Hello, Peer, Recipient, Transaction
+from .transaction import Hello, Peer, Rules, Transaction
 
 COMMAND_LINE_MAX: Final = 2048  # bytes with the line end; RFC 5321 4.5.3.1.4 and extensions ask for less
 RECIPIENTS_MAX: Final = 1000  # of a message, announced as RCPTMAX; RFC 5321 4.5.3.1.8 asks for 100
@@ -46,7 +48,6 @@ PENDING_MAX: Final = 64 * 1024  # bytes of replies that wait for a client's pipe
 LINGER: Final = 1.0  # seconds in which a client that still sends can read why we hang up
 LINGER_BYTES: Final = 4 << 20  # and how much it may send meanwhile
 SPOOL_DIRECTORY: Final = "tmp"  # in the data directory
-KIND: Final = "deliver"
 
 GO_ON_WITH_TLS: Final = Reply(220, "2.0.0", "go on with TLS")
 SHUTTING_DOWN: Final = Reply(421, "4.3.2", "server is shutting down, try again later", close=True)
@@ -55,8 +56,20 @@ UNKNOWN: Final = "(unknown)"  # what metrics call a command that we don't know
 Handler = Callable[[str], Awaitable[Reply]]
 
 
-class Session:
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a message: its reply, after a pause, or a silence that a special address asked for (seconds)."""
+
+    reply: Reply
+    pause: float = 0.0
+    silence: float = 0.0
+
+
+class Session(abc.ABC):
     """What is known of a client, and what it may do next."""
+
+    kind: ClassVar[str]
+    """What metrics call these connections."""
 
     def __init__(self, connection: Connection, bridge: Bridge) -> None:
         self._connection = connection
@@ -69,6 +82,7 @@ class Session:
         self._idle_timeout = settings.MOX.smtp_idle_timeout.total_seconds()
         self._hello: Hello | None = None
         self._transaction: Transaction | None = None
+        self._slow = 0.0  # seconds per step of the stream's slow mode, from the next read on
         self._speaks_smtp = False  # a first command that we know was seen
         self._failed = self._succeeded = 0  # transactions, from the end of DATA on
         self._last_line = time.monotonic()
@@ -90,7 +104,7 @@ class Session:
 
     async def run(self) -> None:
         """Talk until one of the two has enough. Raises StreamClosed, TimeoutError, TLSFailed."""
-        metrics.connections.labels(KIND).inc()
+        metrics.connections.labels(self.kind).inc()
         self._log.debug("connected", extra={"listener": self._connection.listener.name, "local": self._stream.local_ip})
         self._write(Reply(220, "", f"{self._hostname.ascii} ESMTP mox"))
         while True:
@@ -98,19 +112,18 @@ class Session:
                 await self._flush()
             else:
                 await asyncio.sleep(0)  # many commands in one packet keep nobody else waiting
+            self._stream.slow = self._slow
+            reading = self._stream.read_line(COMMAND_LINE_MAX, self._idle_timeout)
             try:
-                line = await self._connection.until_stopping(
-                    self._stream.read_line(COMMAND_LINE_MAX, self._idle_timeout)
-                )
+                reply = await self._answer(await self._connection.until_stopping(reading))
             except Stopping:
                 self._write(SHUTTING_DOWN)
                 await self._flush()
                 return
-            except LineTooLong:
-                self._write(Reply(500, "5.5.0", f"line of more than {COMMAND_LINE_MAX} bytes"))
+            except LineTooLong as exc:
+                self._write(Reply(500, "5.5.0", str(exc)))
                 await self._hang_up(linger=True)
                 return
-            reply = await self._answer(line)
             self._write(reply)
             if reply is GO_ON_WITH_TLS:
                 await self._start_tls()
@@ -141,15 +154,15 @@ class Session:
         except SMTPError as exc:
             reply, cause = exc.reply, exc.cause
         except SyntaxProblem as exc:
-            reply = _syntax_reply(exc, verb)
+            reply = _syntax_reply(exc, verb, self._explained(exc))
             if not self._speaks_smtp:
                 reply = Reply(500, "5.5.2", "this is SMTP", close=True)
-        except (StreamClosed, TimeoutError):
+        except (StreamClosed, TimeoutError, LineTooLong, Stopping):
             raise
         except Exception as exc:
             reply, cause = self._failure(exc)
         ended = time.monotonic()
-        metrics.observe_command(KIND, verb, reply.code, reply.enhanced, ended - began)
+        metrics.observe_command(self.kind, verb, reply.code, reply.enhanced, ended - began)
         if self._log.isEnabledFor(logging.DEBUG):
             self._log_command(verb, line, reply, cause, ended - began, began - self._last_line)
         self._last_line = ended
@@ -180,9 +193,15 @@ class Session:
         if cause:
             fields["err"] = cause
         if self._log.isEnabledFor(TRACE):
-            fields["line"] = line.decode("utf-8", "backslashreplace").rstrip("\r\n")
+            fields["line"] = self._shown(line)
             fields["reply"] = reply.text
         self._log.debug("command", extra=fields)
+
+    def _shown(self, line: bytes) -> str:
+        """A command line for the log, without a password in it."""
+        if line.lstrip()[:4].upper() == b"AUTH" and not self._log.isEnabledFor(TRACEAUTH):
+            line = b" ".join(line.split(None, 2)[:2]) + b" ***"
+        return line.decode("utf-8", "backslashreplace").rstrip("\r\n")
 
     def _write(self, reply: Reply) -> None:
         self._stream.write(reply.encode(self._received_id))
@@ -208,29 +227,27 @@ class Session:
     # Commands, in the order of smtp.md. Each gives its reply, or raises SMTPError or SyntaxProblem.
 
     async def _helo(self, argument: str) -> Reply:
-        name = parse_hello(argument, literal=False, strict=self._rules.pedantic)
-        self._hello, self._transaction = Hello(name, extended=False), None
+        self._hello, self._transaction = Hello(self._hello_name(argument, literal=False), extended=False), None
         return Reply(250, "", self._hostname.ascii)
 
     async def _ehlo(self, argument: str) -> Reply:
-        name = parse_hello(argument, literal=True, strict=self._rules.pedantic)
-        self._hello, self._transaction = Hello(name, extended=True), None  # RFC 5321 4.1.4
-        return Reply(250, "", "\n".join(self._extensions()))
+        self._hello, self._transaction = Hello(self._hello_name(argument, literal=True), extended=True), None
+        return Reply(250, "", "\n".join(self._extensions()))  # RFC 5321 4.1.4
 
     def _extensions(self) -> list[str]:
         lines = [self._hostname.ascii, "PIPELINING", f"SIZE {self._connection.listener.max_message_size}"]
         if self._offers_starttls():
             lines.append("STARTTLS")
-        elif self._stream.tls is not None and not self._connection.listener.smtp_no_requiretls:
+        elif self._stream.tls is not None and self._requiretls_allowed():
             lines.append("REQUIRETLS")  # RFC 8689 section 2: only under TLS
+        lines += self._more_extensions()
         return [*lines, "ENHANCEDSTATUSCODES", "8BITMIME", f"LIMITS RCPTMAX={RECIPIENTS_MAX}", "SMTPUTF8"]
 
     def _offers_starttls(self) -> bool:
-        connection = self._connection
-        return self._stream.tls is None and connection.has_tls and not connection.listener.smtp_no_starttls
+        return self._stream.tls is None and self._connection.has_tls and self._starttls_allowed()
 
     async def _starttls(self, argument: str) -> Reply:
-        _no_argument(argument)
+        no_argument(argument)
         self._need_hello()
         if self._stream.tls is not None:
             raise SMTPError(503, "5.5.1", "TLS is active already")
@@ -238,58 +255,37 @@ class Session:
             raise SMTPError(503, "5.5.1", "STARTTLS is not offered")
         return GO_ON_WITH_TLS
 
-    async def _auth(self, argument: str) -> Reply:
-        raise SMTPError(503, "5.5.1", "logging in is for the submission ports")
-
     async def _mail(self, argument: str) -> Reply:
-        self._need_hello()
+        self._check_may_send()
         if self._failed > FAILED_MAX and not self._succeeded:
             raise SMTPError(550, "5.1.0", "too many failed transactions", close=True)
         if self._transaction is not None:
             raise SMTPError(503, "5.5.1", "MAIL was given already")
-        mail = parse_mail(argument, strict=self._rules.pedantic)
-        listener = self._connection.listener
-        if mail.size is not None and mail.size > listener.max_message_size:
-            raise too_large(mail.size, listener.max_message_size)
-        if mail.require_tls and listener.smtp_no_requiretls:
+        mail = self._parse_mail(argument)
+        limit = self._connection.listener.max_message_size
+        if mail.size is not None and mail.size > limit:
+            raise too_large(mail.size, limit)
+        if mail.require_tls and not self._requiretls_allowed():
             raise SMTPError(555, "5.3.3", "REQUIRETLS is not offered")
         if mail.require_tls and self._stream.tls is None:
             raise SMTPError(530, "5.7.10", "REQUIRETLS needs TLS")  # RFC 8689 section 3
-        if mail.reverse_path.domain.ip is not None:
-            raise SMTPError(550, "5.7.0", "sender with an address literal")
         await self._fail_if_special(mail.reverse_path, MAIL_PREFIX)
+        await self._check_sender(mail)
         self._transaction = Transaction(mail)
         return Reply(250, "2.1.0", "sender accepted")
 
     async def _rcpt(self, argument: str) -> Reply:
         transaction = self._need_transaction()
         path = parse_rcpt(argument, smtputf8=transaction.mail.smtputf8, strict=self._rules.pedantic)
-        if self._connection.listener.smtp_require_starttls and self._stream.tls is None:
-            raise SMTPError(530, "5.7.0", "STARTTLS is needed first")
-        if transaction.accepted >= RECIPIENTS_MAX:
-            raise SMTPError(452, "4.5.3", f"at most {RECIPIENTS_MAX} recipients")
-        if transaction.accepted and transaction.mail.reverse_path.is_null:
-            raise SMTPError(452, "4.5.3", "a bounce has one recipient")
-        if transaction.accepted and not self._sender_is_proven():
-            raise SMTPError(452, "4.5.3", "one recipient at a time from a sender without SPF pass")
-        if path.domain.ip is not None:
-            raise SMTPError(550, "5.1.1", "recipient with an address literal, and no relaying")
+        await self._check_recipient(transaction, path)
         await self._fail_if_special(path, RCPT_PREFIX)
         if path not in transaction.recipients:
-            resolved = await self._bridge.call(resolve_recipient, path, in_localserve=self._rules.localserve)
-            transaction.recipients[path] = Recipient(path, resolved)
+            transaction.recipients[path] = await self._resolve(path)
         transaction.accepted += 1
         return Reply(250, "2.1.0", "recipient accepted")
 
-    def _sender_is_proven(self) -> bool:
-        """Whether a DSN may go to the sender: SPF of its domain passes. The place for asking, once SPF is there.
-
-        Until then no DSN is sent either, and a message fails for all of its recipients or for none (delivery.Rules).
-        """
-        return True
-
     async def _data(self, argument: str) -> Reply:
-        _no_argument(argument)
+        no_argument(argument)
         transaction = self._need_transaction()
         if not transaction.recipients:
             raise SMTPError(503, "5.5.1", "RCPT first")
@@ -310,7 +306,7 @@ class Session:
         return reply
 
     async def _rset(self, argument: str) -> Reply:
-        _no_argument(argument)
+        no_argument(argument)
         self._transaction = None
         return Reply(250, "2.0.0", "transaction forgotten")
 
@@ -326,13 +322,13 @@ class Session:
         return Reply(252, "2.7.0", "cannot verify, but will try to deliver")
 
     async def _quit(self, argument: str) -> Reply:
-        _no_argument(argument)
+        no_argument(argument)
         return Reply(221, "2.0.0", "goodbye", close=True)
 
     # Receiving a message.
 
     async def _receive(self, transaction: Transaction, spool: Spool, deadline: Deadline) -> Reply:
-        reader = await receive(
+        content = await receive(
             self._stream,
             spool,
             limit=self._connection.listener.max_message_size,
@@ -342,23 +338,12 @@ class Session:
         )
         try:
             async with asyncio.timeout(deadline.left(float("inf"))):
-                message = Message(
-                    self._peer(),
-                    transaction.mail,
-                    list(transaction.recipients.values()),
-                    await spool.finish(),
-                    reader.has_8bit,
-                    datetime.now(UTC),
-                )
-                outcomes = await deliver(self._bridge, message, self._rules)
+                done = await self._take(transaction, content)
         except TimeoutError as exc:
             raise SMTPError(451, "4.3.0", "processing took too long, try again later") from exc
-        self._tell(transaction, reader.size, outcomes)
-        reply = final_reply(outcomes)
-        if not reply.ok and any(outcome.result is Result.UNKNOWN_USER for outcome in outcomes):
-            await self._connection.pause(settings.MOX.smtp_unknown_rcpt_delay.total_seconds())
-        await self._be_silent(max(outcome.silence for outcome in outcomes))
-        return reply
+        await self._connection.pause(done.pause)
+        await self._be_silent(done.silence)
+        return done.reply
 
     def _peer(self) -> Peer:
         assert self._hello is not None
@@ -373,19 +358,6 @@ class Session:
             tls_cipher=tls.cipher if tls is not None else "",
         )
 
-    def _tell(self, transaction: Transaction, size: int, outcomes: list[Outcome]) -> None:
-        """Metrics and a log line for each recipient."""
-        sender = str(transaction.mail.reverse_path)
-        for outcome in outcomes:
-            metrics.deliveries.labels(outcome.result.value, "").inc()
-            fields = {"mailfrom": sender, "rcptto": str(outcome.recipient.path), "size": size}
-            if outcome.result is Result.DELIVERED:
-                assert outcome.recipient.resolved is not None
-                self._log.info("delivered", extra={**fields, "account": outcome.recipient.resolved.account_name})
-            else:
-                reason = outcome.reply.text if outcome.reply is not None else "withheld because of other recipients"
-                self._log.info("not delivered", extra={**fields, "result": outcome.result.value, "reason": reason})
-
     # What commands need and share.
 
     def _need_hello(self) -> None:
@@ -393,10 +365,14 @@ class Session:
             raise SMTPError(503, "5.5.1", "EHLO or HELO first")
 
     def _need_transaction(self) -> Transaction:
-        self._need_hello()
+        self._check_may_send()
         if self._transaction is None:
             raise SMTPError(503, "5.5.1", "MAIL first")
         return self._transaction
+
+    def _check_count(self, transaction: Transaction) -> None:
+        if transaction.accepted >= RECIPIENTS_MAX:
+            raise SMTPError(452, "4.5.3", f"at most {RECIPIENTS_MAX} recipients")
 
     async def _fail_if_special(self, path: Path, prefix: str) -> None:
         """In localserve an address may ask for a failure at its command. Raises SMTPError."""
@@ -420,6 +396,56 @@ class Session:
             self._stream.unread(early)
             await self._connection.pause(seconds)
 
+    # What reception and submission have of their own.
+
+    @abc.abstractmethod
+    def _starttls_allowed(self) -> bool:
+        """Whether the listener's settings let STARTTLS be offered."""
+
+    @abc.abstractmethod
+    def _requiretls_allowed(self) -> bool:
+        """Whether the listener's settings let REQUIRETLS be offered."""
+
+    @abc.abstractmethod
+    def _more_extensions(self) -> list[str]:
+        """Lines for the answer to EHLO."""
+
+    @abc.abstractmethod
+    def _hello_name(self, argument: str, *, literal: bool) -> IPDomain:
+        """What the client calls itself; ``literal``: in EHLO. Raises SyntaxProblem."""
+
+    @abc.abstractmethod
+    async def _auth(self, argument: str) -> Reply:
+        """The command AUTH."""
+
+    @abc.abstractmethod
+    def _parse_mail(self, argument: str) -> Mail:
+        """The arguments of MAIL. Raises SyntaxProblem, SMTPError."""
+
+    @abc.abstractmethod
+    async def _check_sender(self, mail: Mail) -> None:
+        """Raises SMTPError for a sender that may not send here."""
+
+    @abc.abstractmethod
+    async def _check_recipient(self, transaction: Transaction, path: Path) -> None:
+        """Raises SMTPError for a recipient that cannot be added, wherever it leads."""
+
+    @abc.abstractmethod
+    async def _resolve(self, path: Path) -> Resolved | None:
+        """Where a recipient leads: see Transaction. Raises SMTPError."""
+
+    @abc.abstractmethod
+    async def _take(self, transaction: Transaction, content: Content) -> Done:
+        """Store the message. Raises SMTPError, and what the store raises."""
+
+    def _explained(self, problem: SyntaxProblem) -> str:
+        """What the client is told of a line that cannot be used."""
+        return str(problem)
+
+    def _check_may_send(self) -> None:
+        """Raises SMTPError unless the client has done what must come before MAIL."""
+        self._need_hello()
+
 
 def _hostname(connection: Connection) -> Domain:
     try:
@@ -428,20 +454,20 @@ def _hostname(connection: Connection) -> Domain:
         return Domain(connection.hostname)
 
 
-def _no_argument(argument: str) -> None:
+def no_argument(argument: str) -> None:
     if argument.strip():
         raise SyntaxProblem("this command takes no argument")
 
 
-def _syntax_reply(problem: SyntaxProblem, verb: str) -> Reply:
+def _syntax_reply(problem: SyntaxProblem, verb: str, text: str) -> Reply:
     if problem.kind is Kind.ARGUMENT:
-        return Reply(501, "5.5.4", str(problem))
+        return Reply(501, "5.5.4", text)
     if problem.kind is Kind.UNKNOWN_PARAMETER:
-        return Reply(555, "5.3.3", str(problem))
+        return Reply(555, "5.3.3", text)
     if problem.kind is Kind.PARAMETER_VALUE:
-        return Reply(555, "5.5.4", str(problem))
+        return Reply(555, "5.5.4", text)
     if problem.kind is Kind.NEEDS_SMTPUTF8:
-        return Reply(553 if verb == "RCPT" else 550, "5.6.7", str(problem))  # RFC 6531 3.5
+        return Reply(553 if verb == "RCPT" else 550, "5.6.7", text)  # RFC 6531 3.5
     if verb == UNKNOWN:
-        return Reply(500, "5.5.2", str(problem))
-    return Reply(501, "5.5.2", str(problem))
+        return Reply(500, "5.5.2", text)
+    return Reply(501, "5.5.2", text)

@@ -10,6 +10,14 @@ from protocols.smtpsyntax import Mail, Path
 
 
 @dataclass(frozen=True, slots=True)
+class Rules:
+    """What holds for this server and run."""
+
+    localserve: bool
+    pedantic: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Hello:
     """What the client called itself, and with which command."""
 
@@ -30,18 +38,14 @@ class Peer:
     tls_cipher: str
 
 
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """An accepted RCPT. ``resolved`` is None for an unknown localpart of a hosted domain: refused after DATA."""
-
-    path: Path
-    resolved: Resolved | None
-
-
 @dataclass(slots=True)
 class Transaction:
-    """From MAIL on."""
+    """From MAIL on. A recipient that is named twice gets the message once.
+
+    With each is where it leads. On port 25 None stands for an unknown localpart of a hosted domain, which is refused
+    after DATA; on submission it leads out of here, or into an account by way of the queue.
+    """
 
     mail: Mail
-    recipients: dict[Path, Recipient] = field(default_factory=dict)  # named twice, the message comes once
+    recipients: dict[Path, Resolved | None] = field(default_factory=dict)
     accepted: int = 0  # RCPTs that were answered with 250

@@ -27,7 +27,8 @@ STARTED = 20.0  # seconds; far more than it takes
 class Service:
     """A running service. Connections are made with a listener and settings that differ from those in the database."""
 
-    def __init__(self, listener: dict[str, Any], server: dict[str, Any], limiter: Limiter | None) -> None:
+    def __init__(self, name: str, listener: dict[str, Any], server: dict[str, Any], limiter: Limiter | None) -> None:
+        self._name = name
         self.listener = _changed(Listener.objects.get(), listener)
         self.settings = _changed(ServerSettings.current(), {"localserve": False, "pedantic": False, **server})
         self._limiter = limiter or Limiter(settings.MOX_CACHE_URL)  # the process's own belongs to one event loop
@@ -63,7 +64,8 @@ class Service:
 
         server = ConnectionServer(snapshot, self._limiter)
         sock = socket.create_server(("127.0.0.1", 0))
-        await server.listen(sock, services(bridge)[0], self.listener.pk)
+        (service,) = [service for service in services(bridge) if service.name == self._name]
+        await server.listen(sock, service, self.listener.pk)
         self._address.set_result(sock.getsockname())
         await stop.wait()
         await server.shutdown()
@@ -72,10 +74,13 @@ class Service:
 
 @contextlib.contextmanager
 def running(
-    listener: dict[str, Any] | None = None, server: dict[str, Any] | None = None, limiter: Limiter | None = None
+    listener: dict[str, Any] | None = None,
+    server: dict[str, Any] | None = None,
+    limiter: Limiter | None = None,
+    name: str = "smtp",
 ) -> Iterator[Service]:
     """A service as on a public server, unless told otherwise: not localserve, and not pedantic."""
-    service = Service(listener or {}, server or {}, limiter)
+    service = Service(name, listener or {}, server or {}, limiter)
     try:
         yield service
     finally:

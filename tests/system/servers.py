@@ -20,7 +20,7 @@ PROJECT = Path(__file__).parents[2]
 START_TIMEOUT = 60.0  # seconds; far above what a start takes, also on a busy machine
 STOP_TIMEOUT = 20.0
 
-SMTP, IMAP, IMAPS, METRICS = 1025, 1143, 1993, 1081
+SMTP, SUBMISSION, SUBMISSIONS, IMAP, IMAPS, METRICS = 1025, 1587, 1465, 1143, 1993, 1081
 
 _source_numbers = itertools.count(1)
 
@@ -34,7 +34,8 @@ def source_ip() -> str:
 class Server:
     """A localserve on an address and a directory."""
 
-    smtp_port, imap_port, imaps_port, metrics_port = SMTP, IMAP, IMAPS, METRICS
+    smtp_port, submission_port, submissions_port = SMTP, SUBMISSION, SUBMISSIONS
+    imap_port, imaps_port, metrics_port = IMAP, IMAPS, METRICS
 
     def __init__(self, directory: Path, ip: str) -> None:
         self.directory = directory

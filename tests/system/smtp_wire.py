@@ -16,12 +16,15 @@ C lines that follow each other leave in one write; `C>` is a line whose end is w
 
 from __future__ import annotations
 
+import base64
 import re
 import socket
 import ssl
 from pathlib import Path
 from typing import Self
 
+from protocols.sasl.channel_binding import ChannelBinding, channel_binding
+from protocols.sasl.client import ClientMechanism, SaslClientError
 from tests.system.servers import source_ip
 
 TIMEOUT = 20.0  # seconds: far more than anything here takes, so that a hang fails the test
@@ -103,11 +106,35 @@ class Wire:
         """Whether the server closes the connection, and says nothing before."""
         return self.line() == ""
 
-    def start_tls(self, certificate: Path) -> None:
-        """The handshake, after the 220."""
+    def start_tls(self, certificate: Path, version: ssl.TLSVersion | None = None) -> Self:
+        """The handshake, after the 220, or at once where TLS comes first; ``version``: no other one."""
         assert self._buffer == b"", "the server said more than 220 before the handshake"
         context = ssl.create_default_context(cafile=str(certificate))
+        if version is not None:
+            context.minimum_version = context.maximum_version = version
         self.sock = context.wrap_socket(self.sock, server_hostname="localhost")
+        return self
+
+    def channel_binding(self) -> ChannelBinding:
+        assert isinstance(self.sock, ssl.SSLSocket)
+        return channel_binding(self.sock, self.sock.getpeercert(binary_form=True))
+
+    def authenticate(self, mechanism: ClientMechanism, *, initial: bool = True) -> str:
+        """AUTH to its end; the last line of its reply. The initial response goes along, or is asked for."""
+        line, pending = f"AUTH {mechanism.name}", mechanism.next(None).data
+        if initial and pending is not None:
+            line += f" {base64.b64encode(pending).decode() or '='}"
+            pending = None
+        reply = self.command(line)
+        while reply.startswith("334 "):
+            if pending is None:
+                try:
+                    pending = mechanism.next(base64.b64decode(reply[4:], validate=True)).data
+                except SaslClientError:
+                    pending = b""  # the server's error; RFC 5802 5.1: the exchange ends with its answer
+            reply = self.command(base64.b64encode(pending or b"").decode())
+            pending = None
+        return reply
 
 
 def play(wire: Wire, script: str) -> None:

@@ -1,0 +1,93 @@
+"""Mail from other servers, on port 25: for accounts of this server alone."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from django.conf import settings
+
+from accounts.addresses import Resolved
+from protocols.names import IPDomain
+from protocols.smtpreply import Reply
+from protocols.smtpsyntax import Mail, Path, parse_hello, parse_mail
+
+from . import metrics
+from .content import Content
+from .delivery import Message, Outcome, Recipient, Result, deliver, final_reply
+from .errors import SMTPError
+from .recipients import resolve_recipient
+from .session import Done, Session
+from .transaction import Transaction
+
+
+class Reception(Session):
+    """A connection of a server that has mail for us."""
+
+    kind: ClassVar = "deliver"
+
+    def _starttls_allowed(self) -> bool:
+        return not self._connection.listener.smtp_no_starttls
+
+    def _requiretls_allowed(self) -> bool:
+        return not self._connection.listener.smtp_no_requiretls
+
+    def _more_extensions(self) -> list[str]:
+        return []
+
+    def _hello_name(self, argument: str, *, literal: bool) -> IPDomain:
+        return parse_hello(argument, literal=literal, strict=self._rules.pedantic)
+
+    async def _auth(self, argument: str) -> Reply:
+        raise SMTPError(503, "5.5.1", "logging in is for the submission ports")
+
+    def _parse_mail(self, argument: str) -> Mail:
+        return parse_mail(argument, strict=self._rules.pedantic)
+
+    async def _check_sender(self, mail: Mail) -> None:
+        if mail.reverse_path.domain.ip is not None:
+            raise SMTPError(550, "5.7.0", "sender with an address literal")
+
+    async def _check_recipient(self, transaction: Transaction, path: Path) -> None:
+        if self._connection.listener.smtp_require_starttls and self._stream.tls is None:
+            raise SMTPError(530, "5.7.0", "STARTTLS is needed first")
+        self._check_count(transaction)
+        if transaction.accepted and transaction.mail.reverse_path.is_null:
+            raise SMTPError(452, "4.5.3", "a bounce has one recipient")
+        if transaction.accepted and not self._sender_is_proven():
+            raise SMTPError(452, "4.5.3", "one recipient at a time from a sender without SPF pass")
+        if path.domain.ip is not None:
+            raise SMTPError(550, "5.1.1", "recipient with an address literal, and no relaying")
+
+    def _sender_is_proven(self) -> bool:
+        """Whether a DSN may go to the sender: SPF of its domain passes. The place for asking, once SPF is there.
+
+        Until then no DSN is sent either, and a message fails for all of its recipients or for none (delivery.py).
+        """
+        return True
+
+    async def _resolve(self, path: Path) -> Resolved | None:
+        return await self._bridge.call(resolve_recipient, path, in_localserve=self._rules.localserve)
+
+    async def _take(self, transaction: Transaction, content: Content) -> Done:
+        recipients = [Recipient(path, resolved) for path, resolved in transaction.recipients.items()]
+        message = Message(self._peer(), transaction.mail, recipients, content, datetime.now(UTC))
+        outcomes = await deliver(self._bridge, message, self._rules)
+        self._tell(transaction, content.size, outcomes)
+        reply = final_reply(outcomes)
+        unknown = not reply.ok and any(outcome.result is Result.UNKNOWN_USER for outcome in outcomes)
+        pause = settings.MOX.smtp_unknown_rcpt_delay.total_seconds() if unknown else 0.0
+        return Done(reply, pause, max(outcome.silence for outcome in outcomes))
+
+    def _tell(self, transaction: Transaction, size: int, outcomes: list[Outcome]) -> None:
+        """Metrics and a log line for each recipient."""
+        sender = str(transaction.mail.reverse_path)
+        for outcome in outcomes:
+            metrics.deliveries.labels(outcome.result.value, "").inc()
+            fields = {"mailfrom": sender, "rcptto": str(outcome.recipient.path), "size": size}
+            if outcome.result is Result.DELIVERED:
+                assert outcome.recipient.resolved is not None
+                self._log.info("delivered", extra={**fields, "account": outcome.recipient.resolved.account_name})
+            else:
+                reason = outcome.reply.text if outcome.reply is not None else "withheld because of other recipients"
+                self._log.info("not delivered", extra={**fields, "result": outcome.result.value, "reason": reason})
