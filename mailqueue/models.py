@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
 from accounts.models import Account
+from protocols.names import BadDomain, parse_domain
 from store.models import Blob
 
 ADDRESS_MAX: Final = 400  # characters of an address: localpart, @, domain in Unicode
@@ -87,7 +89,10 @@ class QueueMessage(Outgoing):
     prefix = models.BinaryField(help_text="Header lines before the content: Received, signatures.")
     dsn_utf8 = models.BinaryField(null=True, help_text="Of a DSN: its other form, for servers with SMTPUTF8.")
     state = models.CharField(max_length=16, choices=State.choices, default=State.QUEUED)
-    destination = models.CharField(max_length=255, blank=True, default="", help_text="Of the lease, while delivering.")
+    destination = models.CharField(
+        max_length=255,
+        help_text="Recipient domain or relay host, as the routes had it last; resolved anew at each attempt.",
+    )
     lease_token = models.UUIDField(null=True)
     lease_until = models.DateTimeField(null=True)
     phase = models.CharField(max_length=8, choices=Phase.choices, default=Phase.NONE, blank=True)
@@ -95,10 +100,15 @@ class QueueMessage(Outgoing):
 
     class Meta:
         indexes = [
-            models.Index(fields=["state", "hold", "next_attempt"], name="queue_due"),
-            models.Index(fields=["rcpt_domain_ascii", "next_attempt"], name="queue_by_domain"),
+            models.Index(fields=["next_attempt"], condition=Q(state="queued", hold=False), name="queue_due"),
+            models.Index(
+                fields=["destination", "next_attempt", "id"],
+                condition=Q(state="queued", hold=False),
+                name="queue_due_by_destination",
+            ),
             models.Index(fields=["base_id"], condition=Q(base_id__gt=0), name="queue_by_base"),
             models.Index(fields=["lease_until"], condition=Q(state="delivering"), name="queue_leased"),
+            models.Index(fields=["lease_token"], condition=Q(state="delivering"), name="queue_by_lease"),
             models.Index(fields=["account", "queued"], name="queue_by_account"),
         ]
 
@@ -161,10 +171,12 @@ class QueueDestination(models.Model):
     slot = models.PositiveSmallIntegerField(default=0, help_text="Of several leases at a time.")
     token = models.UUIDField(null=True)
     lease_until = models.DateTimeField(null=True)
+    owner = models.CharField(max_length=512, blank=True, default="", help_text="The worker that holds the lease.")
     used = models.DateTimeField()
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["name", "slot"], name="queue_destination_slot")]
+        indexes = [models.Index(fields=["lease_until"], name="queue_destination_lease")]
 
     def __str__(self) -> str:
         return self.name
@@ -174,8 +186,17 @@ class HoldRule(models.Model):
     """New messages that match all of its non-empty fields are put on hold."""
 
     account = models.ForeignKey(Account, null=True, blank=True, on_delete=models.CASCADE, related_name="+")
-    sender_domain = models.CharField(max_length=255, blank=True, default="", help_text="A-label form.")
-    recipient_domain = models.CharField(max_length=255, blank=True, default="", help_text="A-label form.")
+    sender_domain = models.CharField(max_length=255, blank=True, default="")
+    recipient_domain = models.CharField(max_length=255, blank=True, default="")
+
+    def clean(self) -> None:
+        """Domains are kept in Unicode, as those of the messages. Raises ValidationError for what is none."""
+        for name in ("sender_domain", "recipient_domain"):
+            value = getattr(self, name)
+            try:
+                setattr(self, name, parse_domain(value).name() if value else "")
+            except BadDomain as exc:
+                raise ValidationError({name: f"{value!r} is not a domain: {exc}"}) from exc
 
     def __str__(self) -> str:
         fields = (self.account and f"account {self.account}", self.sender_domain, self.recipient_domain)

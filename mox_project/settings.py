@@ -94,7 +94,10 @@ LOGGING_CONFIG = None  # server.logs sets it up, in each process
 
 CELERY_BROKER_URL = MOX.broker_url
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_keepalive": True}
+CELERY_BROKER_TRANSPORT_OPTIONS = {
+    "socket_keepalive": True,
+    "visibility_timeout": 7200,  # seconds, longer than any task: a task that runs is not handed out again
+}
 CELERY_TASK_IGNORE_RESULT = True  # what a task did stands in the database
 CELERY_TASK_DEFAULT_QUEUE = "maintenance"
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
@@ -107,6 +110,9 @@ CELERY_BEAT_SCHEDULE = {
     "store-erase": {"task": "store.erase", "schedule": 300.0, "options": {"expires": 300}},
     "store-collect-blobs": {"task": "store.collect_blobs", "schedule": 3600.0, "options": {"expires": 3600}},
     "store-tidy": {"task": "store.tidy", "schedule": 86400.0, "options": {"expires": 3600}},
+    "queue-dispatch": {"task": "queue.dispatch", "schedule": 15.0, "options": {"expires": 15}},
+    "queue-measure": {"task": "queue.measure", "schedule": 15.0, "options": {"expires": 15}},
+    "queue-cleanup": {"task": "queue.cleanup", "schedule": 3600.0, "options": {"expires": 3600}},
     "server-tidy": {"task": "server.tidy", "schedule": 86400.0, "options": {"expires": 3600}},
 }
 

@@ -1,0 +1,378 @@
+"""Delivering what is due for one destination: group after group over one connection, until none is left.
+
+The network runs on an event loop of this task's own; the database is used from a thread beside it, and never while a
+connection waits for anything but the answer to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
+from typing import Final, ParamSpec, TypeVar
+
+import uvloop
+from prometheus_client import Counter, Histogram
+
+from protocols.smtpclient import Delivery, RecipientResult, Session, SMTPError, connect
+from protocols.smtpsyntax import Path
+from server import faults
+from server.connections import panic_total
+from server.models import ServerSettings
+from store.content import Reader
+
+from . import leases, results
+from .journal import Entry, Journal
+from .leases import Claimed, Group, Lease, LostLease
+from .outcomes import NO_CONNECTION, UNKNOWN_OUTCOME, Connection, Outcome, Status, without_class
+from .paths import path_of
+from .plans import Impossible, IPAddress, Plan, plan
+from .schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+MESSAGES_PER_CONNECTION: Final = 100
+DRAIN_SECONDS: Final = 60.0  # then the destination queues up behind the others
+DRAIN_GROUPS: Final = 500
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+connections = Counter("mox_queue_connection", "Connections made for delivery.", ["result"])
+deliveries = Histogram(
+    "mox_queue_delivery_duration_seconds",
+    "Seconds of delivery attempts, by group.",
+    ["attempt", "transport", "tlsmode", "result"],
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 20, 30, 60, 120),
+)
+command_duration = Histogram(
+    "mox_smtpclient_command_duration_seconds",
+    "Seconds from a command to its reply.",
+    ["cmd", "code", "secode"],
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 20, 30, 60, 120),
+)
+
+
+class Interrupted(Exception):
+    """The worker stops, or the lease was lost: nothing more is to be sent."""
+
+
+class Drain:
+    """One run of a delivery task. `stop` may be called from any thread."""
+
+    def __init__(self, lease: Lease, journal: Journal, database: ThreadPoolExecutor) -> None:
+        self.lease = lease
+        self._journal = journal
+        self._database = database
+        self._schedule = Schedule.of_server()
+        self._session: Session | None = None
+        self._plan: Plan | None = None
+        self._messages = 0  # over this connection
+        self._noted = 0  # entries in the journal for results that are not stored yet
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._stopping = False
+        self._interruptible = False  # waiting for the network, and the end of the data was not sent
+
+    def run(self, group: Group | None) -> None:
+        """Deliver this group and those that follow; the lease is released at the end. Blocks."""
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            self._loop = runner.get_loop()
+            runner.run(self._run(group))
+
+    def stop(self) -> None:
+        """End soon: before the end of the data at once, else after its answer."""
+        self._stopping = True
+        if self._loop is not None:
+            self._loop.call_soon_threadsafe(self._interrupt)
+
+    def _interrupt(self) -> None:
+        if self._interruptible and self._task is not None:
+            self._task.cancel()
+
+    async def _run(self, group: Group | None) -> None:
+        self._task = asyncio.current_task()
+        ends = time.monotonic() + DRAIN_SECONDS
+        groups = 0
+        try:
+            while group is not None:
+                groups += 1
+                outcomes = await self._attempt(group)
+                more = not self._stopping and time.monotonic() < ends and groups < DRAIN_GROUPS
+                group = await self.store(outcomes, claim=more)
+            await self._disconnect()
+        except (Interrupted, asyncio.CancelledError):
+            self._abort()
+            if group is not None:
+                await self._call(leases.give_back, self.lease, group)
+        except LostLease:
+            self._abort()
+            return
+        except BaseException:
+            self._abort()
+            raise
+
+    # One group.
+
+    async def _attempt(self, group: Group) -> list[tuple[Claimed, Outcome]]:
+        """What came of the messages whose result is not stored yet. Raises Interrupted, LostLease, CancelledError."""
+        began = time.monotonic()
+        delivering = _Delivering(self, group)
+        try:
+            outcomes = await self._deliver(group, delivering)
+        except (Interrupted, LostLease):
+            raise
+        except Exception as exc:
+            panic_total.labels("mailqueue").inc()
+            log.exception("delivery failed", extra={"destination": self.lease.destination})
+            self._abort()
+            failed = Outcome(Status.TEMPORARY, f"internal error: {exc}", secode="3.0")
+            outcomes = {member.message.pk: failed for member in group.members}
+        found = [(member, outcomes[member.message.pk]) for member in group.members]
+        self._observe(group, found, time.monotonic() - began)
+        return [(member, outcome) for member, outcome in found if member.message.pk not in delivering.stored]
+
+    async def _deliver(self, group: Group, delivering: _Delivering) -> dict[int, Outcome]:
+        """The outcome for each message, by id."""
+        try:
+            wanted = await self._call(lambda: plan(group, ServerSettings.current()))
+        except Impossible as exc:
+            return {member.message.pk: exc.outcome for member in group.members}
+        outcomes: dict[int, Outcome] = {}
+        left = list(group.members)
+        while left:
+            try:
+                session = await self._connected(wanted)
+            except SMTPError as exc:
+                failed = _outcome_of_error(exc, _described(wanted, None))
+                outcomes.update((member.message.pk, failed) for member in left)
+                break
+            delivering.connection = _described(wanted, session)
+            delivery = await self._transmit(session, left, delivering)
+            by_path = {_recipient(member): member for member in left}
+            for result in delivery.results:
+                outcomes[by_path[result.recipient].message.pk] = _outcome_of(result, delivering.connection)
+            left = [by_path[path] for path in delivery.untried]
+            if left:
+                # The server takes no more over this connection, or it was at its end when we came back to it.
+                await self._disconnect()
+        return outcomes
+
+    async def _transmit(self, session: Session, members: Sequence[Claimed], delivering: _Delivering) -> Delivery:
+        message = members[0].message
+        data = bytes(message.blob.data) if message.blob.data is not None else None
+        what = f"queued message {message.pk}"
+        with Reader(bytes(message.prefix), message.blob.size, data, message.blob.storage_name, what) as content:
+            self._interruptible = True
+            try:
+                self._check_stop()
+                delivery = await session.deliver(
+                    path_of(message.sender_localpart, message.sender_domain),
+                    [_recipient(member) for member in members],
+                    content,
+                    has_8bit=message.has_8bit,
+                    smtputf8=message.smtputf8,
+                    require_tls=bool(message.require_tls),
+                    hooks=delivering,
+                )
+            finally:
+                self._interruptible = False
+        self._messages += 1
+        if not session.usable:
+            await self._disconnect()
+        return delivery
+
+    # The connection.
+
+    async def _connected(self, wanted: Plan) -> Session:
+        """The open connection if it will do, else a new one. Raises SMTPError."""
+        if self._session is not None:
+            if self._plan == wanted and self._messages < MESSAGES_PER_CONNECTION:
+                return self._session
+            await self._disconnect()
+        self._interruptible = True
+        try:
+            self._check_stop()
+            session = await connect(
+                wanted.addresses or await self._addresses(wanted),
+                wanted.port,
+                hello=wanted.hello,
+                tls=wanted.tls,
+                credentials=wanted.credentials,
+                timeouts=wanted.timeouts,
+                observe=_observe_command,
+            )
+        except SMTPError as exc:
+            connections.labels("timeout" if "timeout" in str(exc) else "error").inc()
+            log.info("no connection for delivery", extra={"remote": wanted.host, "err": str(exc)})
+            raise
+        except asyncio.CancelledError:
+            connections.labels("canceled").inc()
+            raise
+        finally:
+            self._interruptible = False
+        connections.labels("ok").inc()
+        self._session, self._plan, self._messages = session, wanted, 0
+        return session
+
+    async def _addresses(self, wanted: Plan) -> tuple[IPAddress, ...]:
+        """Raises SMTPError."""
+        try:
+            async with asyncio.timeout(wanted.timeouts.connect):
+                found = await asyncio.get_running_loop().getaddrinfo(wanted.host, wanted.port, proto=6)
+        except (OSError, TimeoutError) as exc:
+            raise SMTPError(f"address of {wanted.host} cannot be found: {exc}", enhanced="4.4.3") from exc
+        return tuple(dict.fromkeys(ip_address(entry[4][0]) for entry in found))
+
+    async def _disconnect(self) -> None:
+        session = self._session
+        self._forget()
+        if session is not None:
+            await session.quit()
+
+    def _abort(self) -> None:
+        session = self._session
+        self._forget()
+        if session is not None:
+            session.abort()
+
+    def _forget(self) -> None:
+        self._session = self._plan = None
+
+    # The database.
+
+    async def enter_dot(self, members: Sequence[Claimed]) -> None:
+        """Commit that the end of the data goes out next. Raises LostLease, Interrupted."""
+        self._interruptible = False
+        self._check_stop()
+        await self._call(leases.enter_dot, self.lease, [member.message.pk for member in members])
+        faults.point("queue.before_dot")
+
+    async def note(self, outcomes: Sequence[tuple[Claimed, Outcome]]) -> None:
+        """Have the answer to the end of the data on disk."""
+        faults.point("queue.after_dot")
+        entry = Entry(self.lease.token, tuple((member.message.pk, outcome) for member, outcome in outcomes))
+        await self._call(self._journal.append, entry)
+        self._noted += 1
+        faults.point("queue.after_journal")
+
+    async def store(self, outcomes: Sequence[tuple[Claimed, Outcome]], *, claim: bool = False) -> Group | None:
+        """Store results, and with ``claim`` claim the next group in the same commit. Raises LostLease."""
+        try:
+            return await self._call(results.store_and_claim, self.lease, outcomes, self._schedule, claim=claim)
+        finally:
+            for _ in range(self._noted):
+                self._journal.settled()
+            self._noted = 0
+
+    async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Run what uses the database in a thread for that; not to be interrupted."""
+        context = contextvars.copy_context()
+        call = asyncio.get_running_loop().run_in_executor(
+            self._database, lambda: context.run(function, *args, **kwargs)
+        )
+        return await asyncio.shield(call)
+
+    def _check_stop(self) -> None:
+        if self._stopping:
+            raise Interrupted
+
+    def _observe(self, group: Group, outcomes: Sequence[tuple[Claimed, Outcome]], seconds: float) -> None:
+        statuses = {outcome.status for _, outcome in outcomes}
+        if len(statuses) > 1 and Status.DELIVERED in statuses:
+            result = "okpartial"
+        elif Status.DELIVERED in statuses:
+            result = "ok"
+        else:
+            result = "permerror" if Status.PERMANENT in statuses else "temperror"
+        first = outcomes[0][1].connection
+        deliveries.labels(str(group.first.attempts), first.transport, first.tls_mode, result).observe(seconds)
+        for member, outcome in outcomes:
+            log.info(
+                "delivery attempt",
+                extra={
+                    "queue_id": member.message.pk,
+                    "mailfrom": member.message.sender,
+                    "rcptto": member.message.recipient,
+                    "attempt": member.message.attempts,
+                    "result": outcome.status.value,
+                    "remote": outcome.connection.remote_host,
+                    "code": outcome.code,
+                    "err": outcome.error,
+                },
+            )
+
+
+class _Delivering:
+    """The hooks of one group: what is committed around the end of the data."""
+
+    def __init__(self, drain: Drain, group: Group) -> None:
+        self.connection = NO_CONNECTION
+        self.stored: set[int] = set()
+        """Messages whose result was stored already, before another transaction of the same group."""
+        self._drain = drain
+        self._by_path = {_recipient(member): member for member in group.members}
+        self._left = len(group.members)
+
+    async def before_dot(self, recipients: Sequence[Path]) -> None:
+        await self._drain.enter_dot([self._by_path[path] for path in recipients])
+
+    async def after_reply(self, answered: Sequence[RecipientResult]) -> None:
+        outcomes = [(self._by_path[result.recipient], _outcome_of(result, self.connection)) for result in answered]
+        await self._drain.note(outcomes)
+        self._left -= len(answered)
+        if self._left:
+            await self._drain.store(outcomes)
+            self.stored.update(member.message.pk for member, _ in outcomes)
+
+
+def _recipient(member: Claimed) -> Path:
+    return path_of(member.message.rcpt_localpart, member.message.rcpt_domain)
+
+
+def _described(wanted: Plan, session: Session | None) -> Connection:
+    tls = session.tls if session is not None else None
+    return Connection(
+        transport=wanted.transport,
+        remote_host=wanted.host,
+        remote_ip=session.stream.remote_ip if session is not None else "",
+        local_ip=session.stream.local_ip if session is not None else "",
+        tls_mode=wanted.tls.mode.value,
+        tls_version=tls.version if tls is not None else "",
+    )
+
+
+def _outcome_of(result: RecipientResult, over: Connection) -> Outcome:
+    if result.error is not None:
+        return _outcome_of_error(result.error, over)
+    assert result.accepted is not None, "a result is one of the two"
+    reply = result.accepted
+    return Outcome(
+        Status.DELIVERED,
+        code=reply.code,
+        secode=without_class(reply.enhanced),
+        lines=reply.lines,
+        connection=over,
+        by_remote=True,
+    )
+
+
+def _outcome_of_error(error: SMTPError, over: Connection) -> Outcome:
+    text = f"{UNKNOWN_OUTCOME}: {error}" if error.sent else str(error)
+    return Outcome(
+        Status.PERMANENT if error.permanent else Status.TEMPORARY,
+        text,
+        code=error.code,
+        secode=without_class(error.enhanced),
+        lines=error.lines,
+        connection=over,
+        by_remote=bool(error.lines),
+    )
+
+
+def _observe_command(command: str, code: int, enhanced: str, seconds: float) -> None:
+    command_duration.labels(command, str(code), enhanced).observe(seconds)

@@ -1,0 +1,310 @@
+"""Claims with an end: of destinations by the dispatcher, of the messages to one by the task that delivers to it.
+
+A lease is fenced by its token: what is done with a message is stored only where its row still has the token, so that a
+worker that was thought dead changes nothing any more. Nothing here depends on a task being run once, or at all.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from django.conf import settings
+from django.db import connection
+from django.db.models import Q, QuerySet
+from prometheus_client import Counter
+
+from server import db
+from store import rows as store_rows
+
+from . import routing
+from .models import DeliveryAttempt, Phase, QueueDestination, QueueMessage, State
+from .paths import ascii_domain
+from .schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+LEASE: Final = timedelta(seconds=90)
+UNSTARTED_LEASE: Final = timedelta(seconds=20)  # until a task shows that it was not lost on its way
+GROUP_MAX: Final = 1000  # recipients in one transaction
+RUNNING: Final = "delivering..."  # error text of an attempt under way
+_BLOB_UNUSED: Final = ("blob__structure", "blob__envelope", "blob__imap_envelope", "blob__imap_bodystructure")
+_DISPATCH_LOCK: Final = 0x6D6F7801  # key of the advisory lock (PostgreSQL) that lets one dispatcher claim at a time
+
+lost_leases = Counter("mox_queue_lost_lease", "Results that came after their lease had passed to another worker.")
+
+# The oldest message that waits for each destination: two index look-ups for each, however many wait.
+_OLDEST_BY_DESTINATION: Final = """
+WITH RECURSIVE waiting(destination) AS (
+  SELECT min(destination) FROM queue_queuemessage WHERE state = 'queued' AND NOT hold
+  UNION ALL
+  SELECT (SELECT min(destination) FROM queue_queuemessage
+          WHERE state = 'queued' AND NOT hold AND destination > waiting.destination)
+  FROM waiting WHERE waiting.destination IS NOT NULL
+)
+SELECT destination, (SELECT min(next_attempt) FROM queue_queuemessage q
+                     WHERE q.state = 'queued' AND NOT q.hold AND q.destination = waiting.destination)
+FROM waiting WHERE destination IS NOT NULL
+"""
+
+
+class LostLease(Exception):
+    """The lease ended, and the messages are another worker's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A destination that is this worker's for now."""
+
+    destination: str
+    token: uuid.UUID
+
+
+@dataclass(frozen=True, slots=True)
+class Claimed:
+    """A message of a group, and the attempt that is recorded for it."""
+
+    message: QueueMessage
+    attempt_id: int
+    started: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Messages that one transaction carries: one content, one sender, recipients of one domain, one way."""
+
+    members: tuple[Claimed, ...]
+    way: routing.Way | routing.UnknownTransport
+
+    @property
+    def first(self) -> QueueMessage:
+        return self.members[0].message
+
+
+# Claiming destinations.
+
+
+def claim_due() -> list[Lease]:
+    """Claim the destinations that have mail due and no lease, as many as there are free slots."""
+    if not _due_destinations(db.now()):
+        return []
+    with db.write():
+        if connection.vendor == "postgresql":
+            with connection.cursor() as cursor:
+                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_DISPATCH_LOCK])
+        now = db.now()
+        free = settings.MOX.queue_max_concurrent - QueueDestination.objects.filter(lease_until__gt=now).count()
+        return [_claim(name, slot, now) for name, slot in _due_destinations(now)[: max(0, free)]]
+
+
+def _due_destinations(now: datetime) -> list[tuple[str, int]]:
+    """Names, and the free slot of each, those that have waited longest first."""
+    if not QueueMessage.objects.filter(state=State.QUEUED, hold=False, next_attempt__lte=now).exists():
+        return []
+    oldest = {name: moment for name, moment in _oldest_by_destination() if moment <= now}
+    known = QueueDestination.objects.filter(name__in=oldest) if len(oldest) < GROUP_MAX else QueueDestination.objects
+    busy: dict[str, set[int]] = {}
+    for name, slot, lease_until, used in known.values_list("name", "slot", "lease_until", "used"):
+        if name not in oldest:
+            continue
+        if lease_until is not None and lease_until > now:
+            busy.setdefault(name, set()).add(slot)
+        else:
+            # One that was just served, and has more, comes after those that have waited meanwhile.
+            oldest[name] = max(oldest[name], used)
+    slots = range(settings.MOX.queue_per_destination)
+    found = []
+    for name in sorted(oldest, key=lambda name: oldest[name]):
+        free = [slot for slot in slots if slot not in busy.get(name, ())]
+        if free:
+            found.append((name, free[0]))
+    return found
+
+
+def _oldest_by_destination() -> list[tuple[str, datetime]]:
+    with connection.cursor() as cursor:
+        cursor.execute(_OLDEST_BY_DESTINATION)
+        found = cursor.fetchall()
+    return [(name, _moment(value)) for name, value in found]
+
+
+def _moment(value: datetime | str) -> datetime:
+    """SQLite gives the text that it stores."""
+    if isinstance(value, datetime):
+        return value
+    return datetime.fromisoformat(value).replace(tzinfo=UTC)
+
+
+def _claim(name: str, slot: int, now: datetime) -> Lease:
+    lease = Lease(name, uuid.uuid4())
+    QueueDestination.objects.update_or_create(
+        name=name,
+        slot=slot,
+        defaults={"token": lease.token, "lease_until": now + UNSTARTED_LEASE, "owner": "", "used": now},
+    )
+    return lease
+
+
+# Holding a lease.
+
+
+def start(lease: Lease, owner: str) -> None:
+    """The task that delivers is here. Raises LostLease for a lease that ended, or a task that is run again."""
+    started = QueueDestination.objects.filter(name=lease.destination, token=lease.token, owner="").update(
+        lease_until=db.now() + LEASE, owner=owner
+    )
+    if not started:
+        raise LostLease(f"lease of {lease.destination} ended before its task began")
+
+
+def renew(tokens: Iterable[uuid.UUID]) -> set[uuid.UUID]:
+    """Extend leases and those of their messages; the tokens that are still held."""
+    until = db.now() + LEASE
+    held = set()
+    for token in tokens:
+        with db.write():
+            if QueueDestination.objects.filter(token=token).update(lease_until=until):
+                held.add(token)
+                QueueMessage.objects.filter(state=State.DELIVERING, lease_token=token).update(lease_until=until)
+    return held
+
+
+def release(lease: Lease) -> bool:
+    """Nothing is being delivered there any more. Returns whether mail is due there: whoever came meanwhile was told
+    that somebody is at it."""
+    QueueDestination.objects.filter(name=lease.destination, token=lease.token).update(
+        token=None, lease_until=None, owner="", used=db.now()
+    )
+    return _due(lease.destination, db.now()).exists()
+
+
+def give_back(lease: Lease, group: Group) -> None:
+    """The end of the data was not sent, and the worker stops: this was no attempt. Harmless without the lease."""
+    with db.write():
+        for member in group.members:
+            message = member.message
+            given = QueueMessage.objects.filter(
+                pk=message.pk, lease_token=lease.token, state=State.DELIVERING, phase=Phase.CLAIMED
+            ).update(
+                state=State.QUEUED,
+                phase=Phase.NONE,
+                lease_token=None,
+                lease_until=None,
+                attempts=message.attempts - 1,
+                next_attempt=member.started,
+            )
+            if given:
+                DeliveryAttempt.objects.filter(pk=member.attempt_id).delete()
+
+
+def owned_by(owner: str) -> QuerySet[QueueDestination]:
+    """Leases of a worker, a dead one's too."""
+    return QueueDestination.objects.filter(owner=owner).exclude(token=None)
+
+
+# Claiming messages.
+
+
+def claim_group(lease: Lease, schedule: Schedule) -> Group | None:
+    """The oldest group due for the destination, in a transaction; None when none is, or the lease has ended."""
+    now = db.now()
+    if not QueueDestination.objects.filter(name=lease.destination, token=lease.token).update(lease_until=now + LEASE):
+        return None
+    while True:
+        first = _skip_locked(_due(lease.destination, now).order_by("next_attempt", "pk")).first()
+        if first is None:
+            return None
+        messages = [first, *_companions(first, now)]
+        try:
+            way: routing.Way | routing.UnknownTransport = routing.way(
+                first.account_id,
+                ascii_domain(first.sender_domain),
+                first.rcpt_domain_ascii,
+                first.attempts,
+                first.transport,
+            )
+        except routing.UnknownTransport as exc:
+            way = exc
+        if isinstance(way, routing.Way) and way.destination != lease.destination:
+            # Routes changed since it was queued: another lease covers it.
+            QueueMessage.objects.filter(pk__in=[m.pk for m in messages]).update(destination=way.destination)
+            continue
+        return Group(tuple(_begin(message, lease, way, schedule, now) for message in messages), way)
+
+
+def _due(destination: str, now: datetime) -> QuerySet[QueueMessage]:
+    return (
+        QueueMessage.objects.filter(destination=destination, state=State.QUEUED, hold=False, next_attempt__lte=now)
+        .select_related("blob")
+        .defer(*_BLOB_UNUSED)
+    )
+
+
+def _companions(first: QueueMessage, now: datetime) -> Sequence[QueueMessage]:
+    """The other recipients of the message that the same transaction can carry; of an address given twice, one."""
+    if not first.base_id:
+        return ()
+    same = Q(
+        base_id=first.base_id,
+        rcpt_domain_ascii=first.rcpt_domain_ascii,
+        attempts=first.attempts,
+        require_tls=first.require_tls,
+        transport=first.transport,
+        destination=first.destination,
+    )
+    others = QueueMessage.objects.filter(same, state=State.QUEUED, hold=False, next_attempt__lte=now)
+    found = {first.rcpt_localpart: first}
+    for other in _skip_locked(others.exclude(pk=first.pk).order_by("pk"))[: GROUP_MAX - 1]:
+        other.blob = first.blob
+        found.setdefault(other.rcpt_localpart, other)
+    return list(found.values())[1:]
+
+
+def _skip_locked(query: QuerySet[QueueMessage]) -> QuerySet[QueueMessage]:
+    if not connection.features.has_select_for_update_skip_locked:
+        return query
+    return query.select_for_update(skip_locked=True, of=("self",))
+
+
+def _begin(
+    message: QueueMessage,
+    lease: Lease,
+    way: routing.Way | routing.UnknownTransport,
+    schedule: Schedule,
+    now: datetime,
+) -> Claimed:
+    """An attempt counts from here, before any network use; so does the wait until the next."""
+    message.attempts += 1
+    message.last_attempt = now
+    message.next_attempt = now + schedule.wait_after(message.attempts)
+    message.state = State.DELIVERING
+    message.phase = Phase.CLAIMED
+    message.lease_token, message.lease_until = lease.token, now + LEASE
+    store_rows.update(
+        QueueMessage,
+        message.pk,
+        {
+            "attempts": message.attempts,
+            "last_attempt": message.last_attempt,
+            "next_attempt": message.next_attempt,
+            "state": message.state,
+            "phase": message.phase,
+            "lease_token": message.lease_token,
+            "lease_until": message.lease_until,
+        },
+    )
+    transport = way.transport.name if isinstance(way, routing.Way) and way.transport is not None else ""
+    attempt = {"message_id": message.pk, "start": now, "error": RUNNING, "transport": transport}
+    return Claimed(message, store_rows.insert(DeliveryAttempt, attempt), now)
+
+
+def enter_dot(lease: Lease, ids: Sequence[int]) -> None:
+    """The end of the data goes out next: from here the other side may have the message. Raises LostLease."""
+    held = QueueMessage.objects.filter(pk__in=ids, lease_token=lease.token, state=State.DELIVERING)
+    with db.write():
+        if held.update(phase=Phase.DOT, lease_until=db.now() + LEASE) != len(ids):
+            raise LostLease(f"messages to {lease.destination} are another worker's")

@@ -1,0 +1,74 @@
+"""What came of trying to deliver to one recipient."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import asdict, dataclass
+from typing import Any, Final
+
+UNKNOWN_OUTCOME: Final = "outcome unknown"  # the end of the data was sent, and what was answered is not known
+ENHANCED_PARTS: Final = 3  # class, subject, detail (RFC 3463)
+
+
+class Status(enum.Enum):
+    DELIVERED = "delivered"
+    TEMPORARY = "temporary"
+    PERMANENT = "permanent"
+
+
+@dataclass(frozen=True, slots=True)
+class Connection:
+    """Over which connection; texts are "" where there was none. ``tls_version`` as OpenSSL writes it."""
+
+    transport: str = ""
+    remote_host: str = ""
+    remote_ip: str = ""
+    local_ip: str = ""
+    tls_mode: str = ""
+    tls_version: str = ""
+
+
+NO_CONNECTION: Final = Connection()
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The result of an attempt. ``secode``: the enhanced code without its class ("7.1"); ``lines``: the whole reply."""
+
+    status: Status
+    error: str = ""
+    code: int = 0
+    secode: str = ""
+    lines: tuple[str, ...] = ()
+    connection: Connection = NO_CONNECTION
+    by_remote: bool = False
+    """Whether the other server said so, and not this one."""
+
+    @property
+    def enhanced(self) -> str:
+        """The enhanced code, "" where none is known: the class follows from the status."""
+        if not self.secode:
+            return ""
+        digit = {Status.DELIVERED: 2, Status.TEMPORARY: 4, Status.PERMANENT: 5}[self.status]
+        return f"{digit}.{self.secode}"
+
+    def to_json(self) -> dict[str, Any]:
+        return {**asdict(self), "status": self.status.value}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Outcome:
+        """Raises TypeError, ValueError or KeyError for what ``to_json`` did not write."""
+        return cls(
+            **{
+                **values,
+                "status": Status(values["status"]),
+                "lines": tuple(values["lines"]),
+                "connection": Connection(**values["connection"]),
+            }
+        )
+
+
+def without_class(enhanced: str) -> str:
+    """``7.1`` of ``5.7.1``; "" for what is no enhanced code."""
+    parts = enhanced.split(".")
+    return ".".join(parts[1:]) if len(parts) == ENHANCED_PARTS else ""

@@ -1,0 +1,143 @@
+"""How to connect for a message: to which host, secured how, logged in as whom. No network is used here."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Final
+
+from accounts.models import Transport
+from protocols.names import Domain as DomainName
+from protocols.names import IPDomain, parse_domain
+from protocols.pkix import Roots, ServerName
+from protocols.smtpclient import PKIX, Credentials, Timeouts, TLSMode, TLSPolicy
+from protocols.smtpclient.authentication import DEFAULT_MECHANISMS
+from server.models import Listener, ServerSettings
+
+from .leases import Group
+from .outcomes import Outcome, Status
+from .paths import own_hostname
+from .routing import UnknownTransport
+
+PORTS: Final = {Transport.Kind.SMTP: 25, Transport.Kind.SUBMISSION: 587, Transport.Kind.SUBMISSIONS: 465}
+SECONDS_PER_MIB: Final = 1.0  # that a relay may take longer for a message
+RELAY_TIMEOUTS: Final = Timeouts(delivery=60.0)
+LOCAL_TIMEOUTS: Final = Timeouts(delivery=60.0, end_of_data=60.0)  # the server is this very machine
+LOCALHOST: Final = DomainName("localhost")
+LOCAL_PORT: Final = 1025  # where no listener says another
+
+IPAddress = IPv4Address | IPv6Address
+
+
+class Impossible(Exception):
+    """The attempt ends here, without a connection."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.error)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Messages with equal plans can share a connection."""
+
+    host: str
+    """As it is named in errors and DSNs, and looked up where there are no ``addresses``."""
+    port: int
+    hello: IPDomain
+    tls: TLSPolicy
+    timeouts: Timeouts
+    transport: str = ""
+    addresses: tuple[IPAddress, ...] = ()
+    credentials: Credentials | None = None
+
+
+def plan(group: Group, settings: ServerSettings) -> Plan:
+    """How to deliver a group. Raises Impossible."""
+    if isinstance(group.way, UnknownTransport):
+        raise Impossible(Outcome(Status.TEMPORARY, str(group.way), secode="3.5"))
+    transport = group.way.transport
+    if transport is None or transport.kind == Transport.Kind.DIRECT:
+        if settings.localserve:
+            return _to_ourselves(transport.name if transport is not None else "")
+        raise _not_possible("direct delivery")
+    if transport.kind == Transport.Kind.FAIL:
+        status = Status.PERMANENT if transport.fail_code >= 500 else Status.TEMPORARY
+        text = transport.fail_message or "delivery refused by the configuration"
+        raise Impossible(Outcome(status, text, code=transport.fail_code, secode="7.0"))
+    if transport.kind == Transport.Kind.SOCKS:
+        raise _not_possible("delivery through SOCKS")
+    relay = _to_relay(transport, settings)
+    if group.first.require_tls and not relay.tls.checks:
+        text = f"message requires verified TLS, which transport {transport.name} does not use"
+        raise Impossible(Outcome(Status.PERMANENT, text, code=554, secode="7.30"))  # RFC 8689 section 4.2.1
+    return relay
+
+
+def _not_possible(what: str) -> Impossible:
+    return Impossible(
+        Outcome(
+            Status.TEMPORARY,
+            f"{what} is not available in this version: add a route over a transport of kind smtp or submission",
+            secode="3.5",
+        )
+    )
+
+
+def _to_ourselves(transport: str) -> Plan:
+    """localserve delivers to its own SMTP port whatever goes out directly."""
+    listener = Listener.objects.filter(smtp_enabled=True).order_by("pk").first()
+    ip = ip_address(listener.ips[0]) if listener is not None and listener.ips else IPv4Address("127.0.0.1")
+    if ip.is_unspecified:
+        ip = IPv4Address("127.0.0.1") if ip.version == 4 else IPv6Address("::1")
+    return Plan(
+        host=LOCALHOST.ascii,
+        port=listener.smtp_port if listener is not None else LOCAL_PORT,
+        hello=IPDomain(domain=LOCALHOST),
+        tls=TLSPolicy(TLSMode.OPPORTUNISTIC),
+        timeouts=LOCAL_TIMEOUTS,
+        transport=transport,
+        addresses=(ip,),
+    )
+
+
+def _to_relay(transport: Transport, settings: ServerSettings) -> Plan:
+    kind = Transport.Kind(transport.kind)
+    if kind is Transport.Kind.SUBMISSIONS:
+        mode = TLSMode.IMMEDIATE
+    else:
+        mode = TLSMode.SKIP if transport.no_starttls else TLSMode.REQUIRED
+    addresses: tuple[IPAddress, ...] = ()
+    server_name: ServerName
+    try:
+        addresses = (ip_address(transport.host.strip("[]")),)
+        sni, server_name = "", addresses[0]
+    except ValueError:
+        sni, server_name = transport.host, parse_domain(transport.host)
+    checks: tuple[PKIX, ...] = ()
+    if mode is not TLSMode.SKIP and not transport.starttls_insecure_skip_verify:
+        checks = (PKIX(server_name, _roots(settings.extra_ca_pem, not settings.extra_ca_only)),)
+    credentials = None
+    if transport.username:
+        credentials = Credentials(
+            transport.username,
+            transport.password.decode("utf-8", "replace"),
+            tuple(transport.mechanisms) or DEFAULT_MECHANISMS,
+        )
+    return Plan(
+        host=transport.host,
+        port=transport.port or PORTS[kind],
+        hello=IPDomain(domain=own_hostname(settings.hostname)),
+        tls=TLSPolicy(mode, sni, checks),
+        timeouts=RELAY_TIMEOUTS,
+        transport=transport.name,
+        addresses=addresses,
+        credentials=credentials,
+    )
+
+
+@functools.lru_cache(maxsize=4)
+def _roots(extra_pem: str, system: bool) -> Roots:
+    """The same object for the same trust: plans that use it are equal."""
+    return Roots(extra_pem, system=system)

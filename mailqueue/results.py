@@ -1,0 +1,173 @@
+"""Storing what came of an attempt: row, attempt, history, and what the sender is told, in one transaction."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any, Final
+
+from django.db import InterfaceError, OperationalError, connection, transaction
+
+from accounts.models import Account
+from server import db
+from server.db import DatabaseBusy
+from server.models import ServerSettings
+from store import rows as store_rows
+from store.db import Tx, write_tx
+
+from . import notices, wakeup
+from .leases import Claimed, Group, Lease, LostLease, claim_group, lost_leases
+from .models import DeliveryAttempt, Outgoing, Phase, QueueMessage, RetiredMessage, State, common_fields
+from .notices import Notice
+from .outcomes import Outcome, Status
+from .schedule import Schedule
+
+log = logging.getLogger(__name__)
+
+# Seconds between tries to store a result.
+RETRY_DELAYS: Final = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 140)
+KEEP_WITHOUT_ACCOUNT: Final = timedelta(hours=168)
+KEEP_IN_LOCALSERVE: Final = timedelta(hours=72)
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What is to be stored for one message. ``final``: it leaves the queue, delivered or failed."""
+
+    message: QueueMessage
+    attempt_id: int
+    started: datetime
+    outcome: Outcome
+    final: bool
+    notice: Notice | None
+
+
+def store_and_claim(
+    lease: Lease, outcomes: Sequence[tuple[Claimed, Outcome]], schedule: Schedule, *, claim: bool
+) -> Group | None:
+    """Store outcomes, and with ``claim`` claim the next group in the same commit. Raises LostLease.
+
+    Tried for minutes where the database is busy or away: the other server may have the message.
+    """
+    decided = [decide(member.message, member.attempt_id, member.started, o, schedule) for member, o in outcomes]
+    for delay in (*RETRY_DELAYS, None):
+        try:
+            with write_tx(*accounts_of(decided)) as tx:
+                store(tx, lease, decided)
+                return claim_group(lease, schedule) if claim else None
+        except (DatabaseBusy, OperationalError, InterfaceError) as exc:
+            if delay is None:
+                raise
+            log.warning("result cannot be stored yet", extra={"destination": lease.destination, "err": str(exc)})
+            connection.close_if_unusable_or_obsolete()
+            time.sleep(delay)
+    raise AssertionError("the last try returns or raises")
+
+
+def decide(message: QueueMessage, attempt_id: int, started: datetime, outcome: Outcome, schedule: Schedule) -> Result:
+    """What an outcome means for a message, with what its sender is told. Needs no transaction."""
+    final, notice = True, None
+    if outcome.status is Status.TEMPORARY and not schedule.is_last(message.attempts, message.max_attempts):
+        final = False
+        if schedule.is_delayed_notice_due(message.attempts, message.max_attempts):
+            notice = notices.delayed(message, outcome, schedule)
+    elif outcome.status is not Status.DELIVERED:
+        notice = notices.failed(message, outcome)
+    return Result(message, attempt_id, started, outcome, final, notice)
+
+
+def accounts_of(results: Sequence[Result]) -> set[int]:
+    """The accounts that a transaction which stores these results must hold."""
+    return {result.notice.account_id for result in results if result.notice is not None}
+
+
+def store(tx: Tx, lease: Lease, results: Sequence[Result]) -> None:
+    """Store results, in a transaction that holds `accounts_of` them. Raises LostLease, and then nothing is stored."""
+    held = QueueMessage.objects.filter(lease_token=lease.token, state=State.DELIVERING)
+    now = db.now()
+    done = [result.message.pk for result in results if result.final]
+    if done and held.filter(pk__in=done).delete()[0] != len(done):
+        raise _lost(lease)
+    for result in results:
+        if not result.final and not held.filter(pk=result.message.pk).update(
+            state=State.QUEUED,
+            lease_token=None,
+            lease_until=None,
+            phase=Phase.NONE,
+            interruptions=0,
+            next_attempt=result.message.next_attempt,
+            dialed_ips=result.message.dialed_ips,
+        ):
+            raise _lost(lease)
+        _store_attempt(result, now)
+        if result.final:
+            retire(result.message, success=result.outcome.status is Status.DELIVERED, now=now)
+        else:
+            _wake_after(result.message.next_attempt - now)
+        if result.notice is not None:
+            result.notice.deliver(tx)
+
+
+def _wake_after(wait: timedelta) -> None:
+    transaction.on_commit(lambda: wakeup.after(wait))
+
+
+def _lost(lease: Lease) -> LostLease:
+    lost_leases.inc()
+    log.warning("lost lease", extra={"destination": lease.destination})
+    return LostLease(f"messages to {lease.destination} are another worker's")
+
+
+def _store_attempt(result: Result, now: datetime) -> None:
+    outcome = result.outcome
+    connection = outcome.connection
+    store_rows.update(
+        DeliveryAttempt,
+        result.attempt_id,
+        {
+            "duration_ms": max(0, int((now - result.started).total_seconds() * 1000)),
+            "success": outcome.status is Status.DELIVERED,
+            "code": outcome.code,
+            "secode": outcome.secode,
+            "error": outcome.error,
+            "smtp_lines": list(outcome.lines),
+            "transport": connection.transport,
+            "remote_host": connection.remote_host,
+            "remote_ip": connection.remote_ip,
+            "local_ip": connection.local_ip,
+            "tls_mode": connection.tls_mode,
+            "tls_version": connection.tls_version,
+        },
+    )
+
+
+def retire(message: QueueMessage, *, success: bool, now: datetime) -> None:
+    """Keep a message that left the queue as history, for as long as its account wants, or not at all."""
+    keep = keep_period(message)
+    if not keep:
+        DeliveryAttempt.objects.filter(message_id=message.pk).delete()
+        return
+    columns: dict[str, Any] = common_fields(message)
+    RetiredMessage.objects.create(
+        **columns,
+        id=message.pk,
+        recipient_address=message.recipient,
+        success=success,
+        last_activity=now,
+        keep_until=now + keep,
+    )
+
+
+def keep_period(message: Outgoing) -> timedelta:
+    """How long the history of a message is kept; zero: not at all."""
+    if message.account_id is None:
+        return KEEP_WITHOUT_ACCOUNT
+    period = Account.objects.filter(pk=message.account_id).values_list("keep_retired_message_period", flat=True).first()
+    if period is None:
+        return KEEP_WITHOUT_ACCOUNT
+    if ServerSettings.current().localserve:
+        return max(period, KEEP_IN_LOCALSERVE)
+    return period

@@ -1,0 +1,333 @@
+"""The one way by which mail goes out: checked, completed, signed, stored once, and a row for each recipient.
+
+    prepared = submit.prepare(request)                # no transaction: parses and signs; large content is on disk
+    ids = await bridge.write([account_id], prepared.enqueue)
+
+or, where no group commit is at hand, ``ids = submit.submit(request)``. Nothing else inserts a QueueMessage.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import IO, Final
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from prometheus_client import Counter
+
+from accounts.addresses import AddressError, canonical_localpart, resolve
+from accounts.dkim import signing_selectors
+from accounts.models import Domain
+from protocols import dkim
+from protocols.message import FromError, Part, decode_header, from_address, iter_headers, needs_smtputf8
+from protocols.message.composer import message_id as new_message_id
+from protocols.message.dates import format_date
+from protocols.message.headerwriter import HeaderWriter
+from protocols.names import Address
+from protocols.names import Domain as DomainName
+from protocols.smtpsyntax import Path
+from server import db
+from server.models import ServerSettings
+from store import blobs, rows
+from store.db import Tx, write_tx
+
+from . import fromids, holds, limits, routing, wakeup
+from .errors import BadFrom, BadHeader, BadMessage, ExtraTwice
+from .models import MessageKind, QueueMessage
+from .paths import domain_texts, own_hostname
+
+log = logging.getLogger(__name__)
+
+HEADER_MAX: Final = 1 << 20  # bytes of header looked at, as the parser of messages has it
+SUBJECT_MAX: Final = 1000  # characters kept for lists, DSNs and webhooks
+EXTRA_PREFIX: Final = "x-mox-extra-"
+
+_signed = Counter("mox_dkim_sign", "DKIM signatures made.", ["key"])
+
+Join = Callable[[Tx, list[int]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A message that somebody wants to be sent. Recipients are kept as given: who wants them folded does so before."""
+
+    account_id: int
+    mail_from: Path
+    recipients: Sequence[Path]
+    content: bytes | IO[bytes]
+    received: Callable[[Path | None], bytes]
+    """The Received field: with this recipient in its ``for`` clause; None, without one, where there are several."""
+    login_address: str = ""
+    has_8bit: bool = False
+    smtputf8: bool = False
+    """What the client said; it counts only where the message cannot be parsed."""
+    require_tls: bool | None = None
+    not_before: datetime | None = None
+    future_release_request: str = ""
+    authenticated: bool = False
+    """Add an Authentication-Results field that says so."""
+    pedantic: bool = False
+    extra: Mapping[str, str] = field(default_factory=dict)
+    kind: MessageKind = MessageKind.MESSAGE
+    max_attempts: int = 0
+    count_limits: bool = True
+    dsn_utf8: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A message that needs only a transaction; ``mail_froms`` and ``from_ids`` go with the recipients."""
+
+    request: Request
+    blob: blobs.PreparedBlob
+    prefix: bytes
+    mail_froms: tuple[Path, ...]
+    from_ids: tuple[str, ...]
+    require_tls: bool | None
+    smtputf8: bool
+    message_id: str
+    subject: str
+    extra: dict[str, str]
+    signing_error: str = ""
+    """Why it is not signed although its domain has selectors for that. Interfaces decide whether it goes out so."""
+
+    def enqueue(self, tx: Tx, join: Iterable[Join] = ()) -> list[int]:
+        """Queue it, in a transaction that holds the account; the ids of the rows, in the order of the recipients.
+
+        ``join``: what belongs to the message and is stored with it. Raises MessageLimitReached, RecipientLimitReached,
+        FromIDUsed.
+        """
+        account = tx.account(self.request.account_id).account
+        now = datetime.now(UTC)
+        addresses = [str(recipient) for recipient in self.request.recipients]
+        if self.request.count_limits:
+            limits.check(account, addresses, now)
+        fromids.take([from_id for from_id in self.from_ids if from_id], now)
+        blob_id = blobs.insert(self.blob)
+        ids: list[int] = []
+        shared = len(addresses) > 1 and len(set(self.mail_froms)) == 1
+        for mail_from, from_id, recipient in zip(self.mail_froms, self.from_ids, self.request.recipients, strict=True):
+            sender_ascii, sender_domain = domain_texts(mail_from)
+            rcpt_ascii, rcpt_domain = domain_texts(recipient)
+            values = {
+                "base_id": ids[0] if shared and ids else 0,
+                "queued": now,
+                "hold": holds.matches(account.pk, sender_domain, rcpt_domain),
+                "account_id": account.pk,
+                "account_name": account.name,
+                "sender_localpart": mail_from.localpart,
+                "sender_domain": sender_domain,
+                "from_id": from_id,
+                "rcpt_localpart": recipient.localpart,
+                "rcpt_domain": rcpt_domain,
+                "rcpt_domain_ascii": rcpt_ascii,
+                "max_attempts": self.request.max_attempts,
+                "next_attempt": self.request.not_before or now,
+                "has_8bit": self.request.has_8bit,
+                "smtputf8": self.smtputf8,
+                "size": len(self.prefix) + self.blob.size,
+                "kind": self.request.kind,
+                "message_id": self.message_id,
+                "subject": self.subject,
+                "require_tls": self.require_tls,
+                "future_release_request": self.request.future_release_request,
+                "extra": self.extra,
+                "blob_id": blob_id,
+                "prefix": self.prefix,
+                "dsn_utf8": self.request.dsn_utf8,
+                "destination": routing.way(account.pk, sender_ascii, rcpt_ascii, 0, "").destination,
+            }
+            ids.append(rows.insert(QueueMessage, values))
+            if shared and len(ids) == 1:
+                rows.update(QueueMessage, ids[0], {"base_id": ids[0]})
+        if self.request.count_limits:
+            limits.record(account.pk, addresses, now)
+        for function in join:
+            function(tx, ids)
+        wakeup.on_commit()
+        return ids
+
+    def discard(self) -> None:
+        """It was not queued: its content goes."""
+        self.blob.discard()
+
+
+def submit(request: Request, join: Iterable[Join] = ()) -> list[int]:
+    """Queue a message in a transaction of its own; the ids of its rows.
+
+    Raises SubmitError, StorageFull, DatabaseBusy.
+    """
+    prepared = prepare(request)
+
+    def transact() -> list[int]:
+        with write_tx(request.account_id) as tx:
+            return prepared.enqueue(tx, join)
+
+    try:
+        return db.retrying(transact)
+    except Exception:
+        prepared.discard()
+        raise
+
+
+def prepare(request: Request) -> Prepared:
+    """Everything that needs no transaction. Raises SubmitError, StorageFull; ValueError without recipients."""
+    if not request.recipients:
+        raise ValueError("a message needs at least one recipient")
+    blob = blobs.prepare(request.content)
+    try:
+        return _prepare(request, blob)
+    except BaseException:
+        blob.discard()
+        raise
+
+
+def _prepare(request: Request, blob: blobs.PreparedBlob) -> Prepared:
+    section = _header_section(request)
+    if section is None or blob.headerless:
+        raise BadMessage("message must have both a header and a body, with an empty line between them")
+    if request.pedantic and blob.problem:
+        raise BadMessage(f"malformed message: {blob.problem}")
+    author = _author(request, blob.part)
+    fields = _Fields.read(section)
+    if request.pedantic and fields.has_return_path:
+        raise BadHeader("message has a Return-Path field, which only the last server adds")
+    mail_froms, from_ids = fromids.assign(
+        request.account_id, request.login_address, request.mail_from, len(request.recipients)
+    )
+    for mail_from in dict.fromkeys(mail_froms):
+        _check_mail_from(request.account_id, mail_from)
+    smtputf8 = _is_internationalised(request, blob)
+    hostname = own_hostname(ServerSettings.current().hostname)
+    message_id = fields.message_id
+    added = b""
+    if not message_id:
+        message_id = new_message_id(hostname, smtputf8)
+        added += f"Message-Id: {message_id}\r\n".encode()
+    if not fields.has_date:
+        added += f"Date: {format_date(datetime.now(UTC))}\r\n".encode()
+    completed, signing_error = _signatures(request, author, added, smtputf8=smtputf8)
+    if request.authenticated:
+        completed += _authentication_results(hostname, mail_froms[0], smtputf8=smtputf8)
+    received = request.received(request.recipients[0] if len(request.recipients) == 1 else None)
+    require_tls = request.require_tls
+    if require_tls is None and fields.tls_not_required:
+        require_tls = False  # RFC 8689 section 5
+    return Prepared(
+        request=request,
+        blob=blob,
+        prefix=received + added + completed,
+        mail_froms=mail_froms,
+        from_ids=from_ids,
+        require_tls=require_tls,
+        smtputf8=smtputf8,
+        message_id=message_id[:SUBJECT_MAX],
+        subject=fields.subject[:SUBJECT_MAX],
+        extra={**fields.extra, **request.extra},
+        signing_error=signing_error,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """What the queue wants to know of a header."""
+
+    message_id: str = ""
+    subject: str = ""
+    has_date: bool = False
+    has_return_path: bool = False
+    tls_not_required: bool = False
+    extra: dict[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, section: bytes) -> _Fields:
+        """Raises ExtraTwice."""
+        found = cls()
+        tls_required: list[bool] = []
+        for header in iter_headers(section):
+            name = header.name.lower()
+            if name == "message-id" and not found.message_id:
+                found = replace(found, message_id=header.value().decode("utf-8", "replace"))
+            elif name == "subject" and not found.subject:
+                found = replace(found, subject=decode_header(header.value()))
+            elif name == "date":
+                found = replace(found, has_date=True)
+            elif name == "return-path":
+                found = replace(found, has_return_path=True)
+            elif name == "tls-required":
+                tls_required.append(header.value().strip().lower() == b"no")
+            elif name.startswith(EXTRA_PREFIX) and len(name) > len(EXTRA_PREFIX):
+                key = "-".join(word.capitalize() for word in name.removeprefix(EXTRA_PREFIX).split("-"))
+                if key in found.extra:
+                    raise ExtraTwice(key)
+                found.extra[key] = header.text()
+        return replace(found, tls_not_required=bool(tls_required) and all(tls_required))
+
+
+def _header_section(request: Request) -> bytes | None:
+    """The header with its last line end; None without an empty line after it."""
+    if isinstance(request.content, bytes):
+        head = request.content[:HEADER_MAX]
+    else:
+        request.content.seek(0)
+        head = request.content.read(HEADER_MAX)
+    end = head.find(b"\r\n\r\n")
+    return head[: end + 2] if end >= 0 else None
+
+
+def _author(request: Request, part: Part) -> Address:
+    """The From address, which must be the account's. Raises BadHeader, BadFrom."""
+    try:
+        author = from_address(part)
+    except FromError as exc:
+        raise BadHeader(str(exc)) from exc
+    if not _is_own(request.account_id, author.localpart, author.domain):
+        raise BadFrom(f"{author} is not an address of this account: use one of its own in the From header")
+    return author
+
+
+def _check_mail_from(account_id: int, mail_from: Path) -> None:
+    """Raises BadFrom for a sender that is not the account's; the null sender is anybody's."""
+    if not mail_from.is_null and not _is_own(account_id, mail_from.localpart, mail_from.domain.domain):
+        raise BadFrom(f"{mail_from} is not an address of this account: use one of its own as sender")
+
+
+def _is_own(account_id: int, localpart: str, domain: DomainName | None) -> bool:
+    try:
+        return resolve(localpart, domain, allow_postmaster=False).account_id == account_id
+    except AddressError:
+        return False
+
+
+def _is_internationalised(request: Request, blob: blobs.PreparedBlob) -> bool:
+    """Whether the message needs SMTPUTF8 on its way (RFC 6531 section 3.4)."""
+    if not all(path.localpart.isascii() for path in (request.mail_from, *request.recipients)):
+        return True
+    if blob.problem:
+        return request.smtputf8
+    return request.has_8bit and needs_smtputf8(blob.part, request.content)
+
+
+def _signatures(request: Request, author: Address, added: bytes, *, smtputf8: bool) -> tuple[bytes, str]:
+    """DKIM-Signature fields of the From domain's selectors, none where it has none; and why signing failed."""
+    domain = Domain.objects.get(name=author.domain.ascii)
+    selectors = signing_selectors(domain)
+    if not selectors:
+        return b"", ""
+    localpart = canonical_localpart(author.localpart, domain)
+    try:
+        fields = dkim.sign(request.content, localpart, author.domain, selectors, prefix=added, smtputf8=smtputf8)
+    except dkim.DkimError as exc:
+        log.error("message cannot be signed", extra={"domain": domain.name, "err": str(exc)})
+        return b"", str(exc)
+    for selector in selectors:
+        _signed.labels("ed25519" if isinstance(selector.key, Ed25519PrivateKey) else "rsa").inc()
+    return fields, ""
+
+
+def _authentication_results(hostname: DomainName, mail_from: Path, *, smtputf8: bool) -> bytes:
+    header = HeaderWriter("Authentication-Results:")
+    header.add(" ", f"{hostname.xname(smtputf8)};", "auth=pass", f"smtp.mailfrom={mail_from.text(smtputf8=smtputf8)}")
+    return header.bytes()
