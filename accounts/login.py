@@ -76,6 +76,7 @@ class LoginOutcome:
     account_id: int | None = None  # set with OK and LOGINDISABLED
     account_name: str = UNKNOWN_ACCOUNT
     address_id: int | None = None
+    user_id: int | None = None  # set with OK for an admin user, who is no account
     disabled_text: str = ""  # with LOGINDISABLED: what the operator wants the user to read
     failure: Failure | None = None
     reason: str = ""
@@ -195,24 +196,36 @@ class LoginService:
             failure=failed.failure,
             reason=failed.reason,
         )
-        if outcome.is_failed_login:
-            self._limiter.count_failed_login(context.remote_ip)
-        return self._finish(outcome, context)
+        return self.conclude(outcome, context)
 
     def succeed(self, login: str, address: Address, allowance: Allowance, context: LoginContext) -> LoginOutcome:
         """Right credentials: in, unless logins of the account are disabled, which only its owner gets to know."""
         account = address.account
         if account.login_disabled:
             outcome = LoginOutcome(
-                LoginResult.LOGINDISABLED, login, account.pk, account.name, address.pk, account.login_disabled
+                LoginResult.LOGINDISABLED,
+                login,
+                account.pk,
+                account.name,
+                address.pk,
+                disabled_text=account.login_disabled,
             )
             return self._finish(outcome, context)
-        if allowance.has_failures:
-            self._limiter.clear_failed_logins(context.remote_ip)
-        return self._finish(LoginOutcome(LoginResult.OK, login, account.pk, account.name, address.pk), context)
+        outcome = LoginOutcome(LoginResult.OK, login, account.pk, account.name, address.pk)
+        return self.conclude(outcome, context, allowance)
 
     def abort(self, login: str, context: LoginContext) -> LoginOutcome:
         return self._finish(LoginOutcome(LoginResult.ABORTED, login, reason="the client gave up"), context)
+
+    def conclude(
+        self, outcome: LoginOutcome, context: LoginContext, allowance: Allowance | None = None
+    ) -> LoginOutcome:
+        """Count, log and record how a login ended that was checked elsewhere; a success clears counted failures."""
+        if outcome.is_failed_login:
+            self._limiter.count_failed_login(context.remote_ip)
+        elif outcome.ok and allowance is not None and allowance.has_failures:
+            self._limiter.clear_failed_logins(context.remote_ip)
+        return self._finish(outcome, context)
 
     def _finish(self, outcome: LoginOutcome, context: LoginContext) -> LoginOutcome:
         authentication_total.labels(context.protocol, context.mechanism, outcome.result.value).inc()

@@ -20,7 +20,8 @@ from protocols.sasl import ScramHash, derive_scram_keys
 from protocols.sasl.scram import SALT_SIZE
 from server import db
 
-from .models import Account, Address, Credential
+from . import sessions
+from .models import Account, Address, Credential, LoginSession
 
 MIN_PASSWORD_LENGTH: Final = 8  # characters
 MAX_PASSWORD_SIZE: Final = 4096  # bytes that are looked at; far more than anybody types
@@ -49,20 +50,13 @@ class MailPasswordHasher(Argon2PasswordHasher):
 _hasher = MailPasswordHasher()
 
 
-def set_password(account: Account, password: str) -> None:
+def set_password(account: Account, password: str, *, keep: LoginSession | None = None) -> None:
     """Store what every login mechanism needs of a new password, never the password. Raises PasswordRejected.
 
-    All earlier verifiers of the account are replaced; its open IMAP and SMTP connections stay.
+    All earlier verifiers of the account are replaced. Its web sessions end, except ``keep``: the one in which its owner
+    made the change. Open IMAP and SMTP connections stay.
     """
-    prepared = _prepared(password)
-    if prepared is None:
-        try:
-            opaque_string(password)
-        except PrecisError as exc:
-            raise PasswordRejected(str(exc)) from exc
-        raise PasswordRejected(f"the password is longer than {MAX_PASSWORD_SIZE} bytes: choose a shorter one")
-    if len(prepared) < MIN_PASSWORD_LENGTH:
-        raise PasswordRejected(f"the password is shorter than {MIN_PASSWORD_LENGTH} characters: choose a longer one")
+    prepared = prepare_new(password)
     md5_states = hmac_md5_states(prepared.encode())
     sha1, sha256 = (
         derive_scram_keys(hash_, prepared, secrets.token_bytes(SALT_SIZE), SCRAM_ITERATIONS[hash_])
@@ -83,6 +77,21 @@ def set_password(account: Account, password: str) -> None:
     }
     with db.write():
         Credential.objects.update_or_create(account=account, defaults=verifiers)
+        sessions.end_all(account, but=keep)
+
+
+def prepare_new(password: str) -> str:
+    """The form in which a new password is hashed (RFC 8265 OpaqueString). Raises PasswordRejected."""
+    prepared = prepare(password)
+    if prepared is None:
+        try:
+            opaque_string(password)
+        except PrecisError as exc:
+            raise PasswordRejected(str(exc)) from exc
+        raise PasswordRejected(f"the password is longer than {MAX_PASSWORD_SIZE} bytes: choose a shorter one")
+    if len(prepared) < MIN_PASSWORD_LENGTH:
+        raise PasswordRejected(f"the password is shorter than {MIN_PASSWORD_LENGTH} characters: choose a longer one")
+    return prepared
 
 
 def check_password(address: Address | None, password: str) -> bool:
@@ -96,9 +105,9 @@ def check_password(address: Address | None, password: str) -> bool:
         .values_list("password_hash", flat=True)
         .first()
     )
-    prepared = _prepared(password)
+    prepared = prepare(password)
     if address is None or not stored or prepared is None:
-        _hasher.encode(_DUMMY_PASSWORD, _DUMMY_SALT)
+        hash_for_nobody()
         return False
     if verified.knows(address.canonical, stored, prepared):
         return True
@@ -108,11 +117,16 @@ def check_password(address: Address | None, password: str) -> bool:
     return True
 
 
+def hash_for_nobody() -> None:
+    """Take the time of a check where there is nothing to check, so that unknown names cannot be told by it."""
+    _hasher.encode(_DUMMY_PASSWORD, _DUMMY_SALT)
+
+
 _DUMMY_PASSWORD: Final = "a password for nobody"  # noqa: S105 # opens nothing
 _DUMMY_SALT: Final = "a salt for nobody at all"
 
 
-def _prepared(password: str) -> str | None:
+def prepare(password: str) -> str | None:
     """The form that is hashed; None if no password can be like this."""
     try:
         if len(password.encode()) > MAX_PASSWORD_SIZE:

@@ -16,6 +16,7 @@ from .problem import EnvironmentProblem
 MARKER: Final = "localserve"
 LOCALPART: Final = "mox"
 PASSWORD: Final = "moxmoxmox"  # noqa: S105 # printed at start: the server listens on loopback only
+ADMIN_PASSWORD: Final = "moxadmin"  # noqa: S105 # as above
 DOMAIN: Final = "localhost"
 DEFAULT_IPS: Final = ("127.0.0.1", "::1")
 
@@ -70,6 +71,7 @@ def set_up(directory: Path, ip: str | None) -> bool:
 
 def _make(directory: Path, ips: list[str]) -> None:
     from accounts.accounts import create_account, create_domain
+    from accounts.admins import set_admin_password
     from accounts.passwords import set_password
     from server import db, tls
     from server.models import EndpointKind, Listener, ListenerEndpoint, LogLevel, ServerSettings, TLSMode
@@ -106,6 +108,7 @@ def _make(directory: Path, ips: list[str]) -> None:
         ListenerEndpoint.objects.create(listener=listener, kind=EndpointKind.METRICS, port=1081)
         account = create_account(LOCALPART, LOCALPART, create_domain(DOMAIN))
         set_password(account, PASSWORD)
+        set_admin_password("", ADMIN_PASSWORD)
     _fsync_directory(directory)
 
 

@@ -113,6 +113,7 @@ CELERY_BEAT_SCHEDULE = {
     "queue-dispatch": {"task": "queue.dispatch", "schedule": 15.0, "options": {"expires": 15}},
     "queue-measure": {"task": "queue.measure", "schedule": 15.0, "options": {"expires": 15}},
     "queue-cleanup": {"task": "queue.cleanup", "schedule": 3600.0, "options": {"expires": 3600}},
+    "accounts-tidy": {"task": "accounts.tidy", "schedule": 86400.0, "options": {"expires": 3600}},
     "server-tidy": {"task": "server.tidy", "schedule": 86400.0, "options": {"expires": 3600}},
 }
 
