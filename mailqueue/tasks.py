@@ -12,10 +12,10 @@ from . import cleanup, leases, recovery
 from .leases import Lease
 from .worker import Worker
 
-QUEUE: Final = "delivery"
+QUEUE: Final = "delivery"  # of these two tasks, in settings
 
 
-@shared_task(name="queue.dispatch", queue=QUEUE)
+@shared_task(name="queue.dispatch")
 def dispatch() -> None:
     """Wake one delivery task for every destination that has mail due."""
     recovery.recover_expired()
@@ -23,7 +23,7 @@ def dispatch() -> None:
         deliver.delay(lease.destination, str(lease.token))
 
 
-@shared_task(name="queue.deliver", queue=QUEUE, acks_late=True, reject_on_worker_lost=True)
+@shared_task(name="queue.deliver", acks_late=True, reject_on_worker_lost=True)
 def deliver(destination: str, token: str) -> None:
     """Drain one destination while its lease lasts."""
     Worker.current().deliver(Lease(destination, uuid.UUID(token)))

@@ -6,10 +6,11 @@ A wake-up that is lost delays mail until the clock looks, and loses nothing.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from datetime import timedelta
-from typing import Any, Final
+from typing import Final
 
 from django.db import transaction
 
@@ -23,30 +24,33 @@ class _Publisher:
     """Sends wake-ups from a thread of its own, made at the first use, after the fork."""
 
     def __init__(self) -> None:
-        self._wanted = threading.Event()
-        self._lock = threading.Lock()
+        self._moments: set[int] = set()  # wanted wake-ups, in whole seconds of the monotonic clock; 0: at once
+        self._wanted = threading.Condition()
         self._thread: threading.Thread | None = None
         self._failing = False
 
-    def request(self) -> None:
-        with self._lock:
+    def request(self, wait: float = 0) -> None:
+        with self._wanted:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="queue-wakeup", daemon=True)
                 self._thread.start()
-        self._wanted.set()
+            self._moments.add(math.ceil(time.monotonic() + wait) if wait else 0)
+            self._wanted.notify()
 
     def _work(self) -> None:
         while True:
-            self._wanted.wait()
-            self._wanted.clear()
-            self.publish()
+            with self._wanted:
+                self._wanted.wait_for(lambda: self._moments)
+                moments, self._moments = self._moments, set()
+            for moment in moments:
+                self._publish(max(0.0, moment - time.monotonic()))
             time.sleep(PAUSE)
 
-    def publish(self, **options: Any) -> None:
+    def _publish(self, countdown: float) -> None:
         from .tasks import dispatch  # imports what delivers; only a wake-up needs it
 
         try:
-            dispatch.apply_async(retry=False, **options)
+            dispatch.apply_async(retry=False, countdown=countdown)
             self._failing = False
         except Exception as exc:  # whatever the broker's client raises: the clock will find what is due
             if not self._failing:
@@ -69,7 +73,5 @@ def now() -> None:
 
 def after(wait: timedelta) -> None:
     """Wake the workers in a while, if that is sooner than the clock would."""
-    if wait <= timedelta(0):
-        now()
-    elif wait <= ETA_MAX:
-        _publisher.publish(countdown=wait.total_seconds())
+    if wait <= ETA_MAX:
+        _publisher.request(max(0.0, wait.total_seconds()))
