@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from ipaddress import IPv4Address, IPv6Address
 
 import pytest
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from protocols.names import IPDomain, parse_domain
 from protocols.smtpsyntax import (
+    Auth,
     Body,
     Command,
     Kind,
@@ -20,6 +22,7 @@ from protocols.smtpsyntax import (
     Path,
     SyntaxProblem,
     decode_xtext,
+    parse_auth,
     parse_command,
     parse_hello,
     parse_mail,
@@ -97,6 +100,13 @@ def test_helo_takes_no_literal_and_pedantry_no_underscore() -> None:
     refused(lambda: parse_hello(" [192.0.2.1]", literal=False))
     assert parse_hello(" my_pc", literal=True).domain is not None
     refused(lambda: parse_hello(" my_pc", literal=True, strict=True))
+
+
+def test_an_ipv6_literal_without_its_tag_where_that_is_wanted() -> None:
+    assert parse_hello(" [2001:db8::1]", literal=True, untagged_ipv6=True).ip == IPv6Address("2001:db8::1")
+    assert parse_hello(" [192.0.2.1]", literal=True, untagged_ipv6=True).ip == IPv4Address("192.0.2.1")
+    for argument in (" [fe80::1%eth0]", " [2001:db8]", " [IPv6:192.0.2.1]"):
+        refused(lambda argument=argument: parse_hello(argument, literal=True, untagged_ipv6=True))  # type: ignore[misc]  # the default binds the loop's value
 
 
 # Paths.
@@ -223,6 +233,77 @@ def test_xtext() -> None:
         refused(lambda bad=bad: decode_xtext(bad))  # type: ignore[misc]  # the default binds the loop's value
 
 
+# FUTURERELEASE (RFC 4865).
+
+
+def test_a_message_may_be_held_for_a_time_or_until_one() -> None:
+    now = datetime(2031, 1, 1, tzinfo=UTC)
+    held = parse_mail(" FROM:<a@b.example> holdfor=60", future_release=True).hold
+    assert held is not None
+    assert (held.request, held.release(now)) == ("for;60", now + timedelta(minutes=1))
+    held = parse_mail(" FROM:<a@b.example> HOLDUNTIL=2031-03-01T00:00:00Z", future_release=True).hold
+    assert held is not None
+    assert (held.request, held.release(now)) == ("until;2031-03-01T00:00:00Z", datetime(2031, 3, 1, tzinfo=UTC))
+    held = parse_mail(" FROM:<a@b.example> HOLDUNTIL=2031-03-01t00:00:59.5z", future_release=True).hold
+    assert held is not None
+    assert held.until == datetime(2031, 3, 1, 0, 0, 59, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("parameters", "kind"),
+    [
+        ("HOLDFOR=60 HOLDUNTIL=2031-03-01T00:00:00Z", Kind.ARGUMENT),
+        ("HOLDUNTIL=2031-03-01T00:00:00Z HOLDFOR=60", Kind.ARGUMENT),
+        ("HOLDFOR=60 HOLDFOR=60", Kind.ARGUMENT),
+        *((f"HOLDFOR={value}", Kind.SYNTAX) for value in ("", "-1", "1.5", "1" * 10, "６", "x")),
+        *(
+            (f"HOLDUNTIL={value}", Kind.SYNTAX)
+            for value in (
+                *("", "60", "2031-03-01", "2031-03-01T00:00:00", "2031-03-01T00:00:00+00:00", "2031-02-29T00:00:00Z"),
+                *("2031-03-01T24:00:00Z", "0000-01-01T00:00:00Z", "٢٠٣١-03-01T00:00:00Z", "2031-03-01T00:00:00ZZ"),
+            )
+        ),
+        ("HOLDFOR", Kind.SYNTAX),
+        ("HOLDUNTIL", Kind.SYNTAX),
+    ],
+)
+def test_it_refuses_other_times(parameters: str, kind: Kind) -> None:
+    argument = f" FROM:<a@b.example> {parameters}"
+    assert refused(lambda: parse_mail(argument, future_release=True)).kind is kind
+
+
+# AUTH (RFC 4954 section 4).
+
+
+def test_it_reads_the_arguments_of_auth() -> None:
+    assert parse_auth(" PLAIN") == Auth("PLAIN", None)
+    assert parse_auth(" plain =") == Auth("PLAIN", b"")
+    assert parse_auth(" SCRAM-SHA-256-PLUS eA==") == Auth("SCRAM-SHA-256-PLUS", b"x")
+    assert parse_auth(" PLAIN    eA==") == Auth("PLAIN", b"x")
+    assert "secret" not in repr(Auth("PLAIN", b"secret"))
+
+
+@pytest.mark.parametrize(
+    "argument", ["", " ", "  PLAIN", " PL.AIN", f" {'A' * 21}", " PLÄIN", " PLAIN eA=", " PLAIN e", " PLAIN eA== x"]
+)
+def test_it_refuses_other_arguments_and_repeats_nothing_of_them(argument: str) -> None:
+    assert refused(lambda: parse_auth(argument)).rest == ""
+
+
+def test_pedantry_allows_one_space_before_the_initial_response() -> None:
+    refused(lambda: parse_auth(" PLAIN  eA==", strict=True))
+    refused(lambda: parse_auth(" PLAIN ", strict=True))
+    assert parse_auth(" PLAIN eA==", strict=True).initial == b"x"
+
+
+def test_it_tells_what_could_not_be_read() -> None:
+    assert refused(lambda: mail(" FROM:a@b.example")).rest == "a@b.example"
+    assert refused(lambda: mail(" FROM:<a@b.example> SIZE=x")).rest == "x"
+    assert refused(lambda: mail(" FROM:<a@b..example>")).rest == "b..example"
+    assert refused(lambda: rcpt(" TO:<a@b.example>junk")).rest == "junk"
+    assert refused(lambda: parse_hello(" two words", literal=True)).rest == "two words"
+
+
 # Hostile input.
 
 
@@ -235,7 +316,10 @@ def test_only_syntax_problems_come_out(line: bytes) -> None:
     for parse in (
         lambda: parse_hello(command.argument, literal=True),
         lambda: parse_mail(" FROM:<" + command.argument),
-        lambda: parse_mail(" FROM:<a@b.example> " + command.argument),
+        lambda: parse_mail(" FROM:<a@b.example> " + command.argument, future_release=True),
+        lambda: parse_mail(" FROM:<a@b.example> HOLDUNTIL=" + command.argument, future_release=True),
+        lambda: parse_auth(command.argument),
+        lambda: parse_auth(" PLAIN " + command.argument, strict=True),
         lambda: parse_rcpt(" TO:<" + command.argument + ">", smtputf8=True),
     ):
         with contextlib.suppress(SyntaxProblem):
