@@ -17,11 +17,20 @@ from typing import IO, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import Counter
 
-from accounts.addresses import AddressError, canonical_localpart, resolve
+from accounts.addresses import canonical_localpart, may_send_as
 from accounts.dkim import signing_selectors
 from accounts.models import Domain
 from protocols import dkim
-from protocols.message import FromError, Part, decode_header, from_address, iter_headers, needs_smtputf8
+from protocols.message import (
+    FromError,
+    MessageError,
+    Part,
+    decode_header,
+    from_address,
+    iter_headers,
+    needs_smtputf8,
+    parse,
+)
 from protocols.message.composer import message_id as new_message_id
 from protocols.message.dates import format_date
 from protocols.message.headerwriter import HeaderWriter
@@ -34,7 +43,7 @@ from store import blobs, rows
 from store.db import Tx, write_tx
 
 from . import fromids, holds, limits, routing, wakeup
-from .errors import BadFrom, BadHeader, BadMessage, ExtraTwice
+from .errors import BadFrom, BadHeader, BadMessage, ExtraTwice, FromIDNeedsOneRecipient, SubmitError
 from .models import MessageKind, QueueMessage
 from .paths import domain_texts, own_hostname
 
@@ -57,8 +66,9 @@ class Request:
     mail_from: Path
     recipients: Sequence[Path]
     content: bytes | IO[bytes]
-    received: Callable[[Path | None], bytes]
-    """The Received field: with this recipient in its ``for`` clause; None, without one, where there are several."""
+    received: Callable[[Path | None, bool], bytes]
+    """The Received field: with this recipient in its ``for`` clause, without one for None, where there are several; and
+    whether the message needs SMTPUTF8."""
     login_address: str = ""
     has_8bit: bool = False
     smtputf8: bool = False
@@ -90,6 +100,8 @@ class Prepared:
     message_id: str
     subject: str
     extra: dict[str, str]
+    problem: SubmitError | None = None
+    """Why it is not taken, where the limits, which only a transaction can look at, come first."""
     signing_error: str = ""
     """Why it is not signed although its domain has selectors for that. Interfaces decide whether it goes out so."""
 
@@ -97,13 +109,15 @@ class Prepared:
         """Queue it, in a transaction that holds the account; the ids of the rows, in the order of the recipients.
 
         ``join``: what belongs to the message and is stored with it. Raises MessageLimitReached, RecipientLimitReached,
-        FromIDUsed.
+        ExtraTwice, FromIDNeedsOneRecipient, FromIDUsed.
         """
         account = tx.account(self.request.account_id).account
         now = datetime.now(UTC)
         addresses = [str(recipient) for recipient in self.request.recipients]
         if self.request.count_limits:
             limits.check(account, addresses, now)
+        if self.problem is not None:
+            raise self.problem
         fromids.take([from_id for from_id in self.from_ids if from_id], now)
         blob_id = blobs.insert(self.blob)
         ids: list[int] = []
@@ -188,15 +202,19 @@ def _prepare(request: Request, blob: blobs.PreparedBlob) -> Prepared:
     section = _header_section(request)
     if section is None or blob.headerless:
         raise BadMessage("message must have both a header and a body, with an empty line between them")
-    if request.pedantic and blob.problem:
-        raise BadMessage(f"malformed message: {blob.problem}")
+    if request.pedantic:
+        _check_structure(request.content)
     author = _author(request, blob.part)
     fields = _Fields.read(section)
     if request.pedantic and fields.has_return_path:
         raise BadHeader("message has a Return-Path field, which only the last server adds")
-    mail_froms, from_ids = fromids.assign(
-        request.account_id, request.login_address, request.mail_from, len(request.recipients)
-    )
+    problem: SubmitError | None = ExtraTwice(fields.extra_twice) if fields.extra_twice else None
+    count = len(request.recipients)
+    mail_froms, from_ids = (request.mail_from,) * count, ("",) * count
+    try:
+        mail_froms, from_ids = fromids.assign(request.account_id, request.login_address, request.mail_from, count)
+    except FromIDNeedsOneRecipient as exc:
+        problem = problem or exc
     for mail_from in dict.fromkeys(mail_froms):
         _check_mail_from(request.account_id, mail_from)
     smtputf8 = _is_internationalised(request, blob)
@@ -210,8 +228,10 @@ def _prepare(request: Request, blob: blobs.PreparedBlob) -> Prepared:
         added += f"Date: {format_date(datetime.now(UTC))}\r\n".encode()
     completed, signing_error = _signatures(request, author, added, smtputf8=smtputf8)
     if request.authenticated:
-        completed += _authentication_results(hostname, mail_froms[0], smtputf8=smtputf8)
-    received = request.received(request.recipients[0] if len(request.recipients) == 1 else None)
+        # The id of one recipient is none of the others' business.
+        shown = mail_froms[0] if len(set(mail_froms)) == 1 else request.mail_from
+        completed += _authentication_results(hostname, shown, smtputf8=smtputf8)
+    received = request.received(request.recipients[0] if len(request.recipients) == 1 else None, smtputf8)
     require_tls = request.require_tls
     if require_tls is None and fields.tls_not_required:
         require_tls = False  # RFC 8689 section 5
@@ -226,6 +246,7 @@ def _prepare(request: Request, blob: blobs.PreparedBlob) -> Prepared:
         message_id=message_id[:SUBJECT_MAX],
         subject=fields.subject[:SUBJECT_MAX],
         extra={**fields.extra, **request.extra},
+        problem=problem,
         signing_error=signing_error,
     )
 
@@ -240,10 +261,11 @@ class _Fields:
     has_return_path: bool = False
     tls_not_required: bool = False
     extra: dict[str, str] = field(default_factory=dict)
+    extra_twice: str = ""
+    """A key of X-Mox-Extra that is there more than once."""
 
     @classmethod
     def read(cls, section: bytes) -> _Fields:
-        """Raises ExtraTwice."""
         found = cls()
         tls_required: list[bool] = []
         for header in iter_headers(section):
@@ -261,7 +283,7 @@ class _Fields:
             elif name.startswith(EXTRA_PREFIX) and len(name) > len(EXTRA_PREFIX):
                 key = "-".join(word.capitalize() for word in name.removeprefix(EXTRA_PREFIX).split("-"))
                 if key in found.extra:
-                    raise ExtraTwice(key)
+                    found = replace(found, extra_twice=key)
                 found.extra[key] = header.text()
         return replace(found, tls_not_required=bool(tls_required) and all(tls_required))
 
@@ -277,28 +299,29 @@ def _header_section(request: Request) -> bytes | None:
     return head[: end + 2] if end >= 0 else None
 
 
+def _check_structure(content: bytes | IO[bytes]) -> None:
+    """Raises BadMessage for what breaks a rule of the format, though others might make sense of it."""
+    try:
+        parse(content, strict=True)
+    except MessageError as exc:
+        raise BadMessage(f"malformed message: {exc}") from exc
+
+
 def _author(request: Request, part: Part) -> Address:
     """The From address, which must be the account's. Raises BadHeader, BadFrom."""
     try:
         author = from_address(part)
     except FromError as exc:
         raise BadHeader(str(exc)) from exc
-    if not _is_own(request.account_id, author.localpart, author.domain):
+    if not may_send_as(request.account_id, author.localpart, author.domain):
         raise BadFrom(f"{author} is not an address of this account: use one of its own in the From header")
     return author
 
 
 def _check_mail_from(account_id: int, mail_from: Path) -> None:
     """Raises BadFrom for a sender that is not the account's; the null sender is anybody's."""
-    if not mail_from.is_null and not _is_own(account_id, mail_from.localpart, mail_from.domain.domain):
+    if not mail_from.is_null and not may_send_as(account_id, mail_from.localpart, mail_from.domain.domain):
         raise BadFrom(f"{mail_from} is not an address of this account: use one of its own as sender")
-
-
-def _is_own(account_id: int, localpart: str, domain: DomainName | None) -> bool:
-    try:
-        return resolve(localpart, domain, allow_postmaster=False).account_id == account_id
-    except AddressError:
-        return False
 
 
 def _is_internationalised(request: Request, blob: blobs.PreparedBlob) -> bool:
@@ -329,5 +352,7 @@ def _signatures(request: Request, author: Address, added: bytes, *, smtputf8: bo
 
 def _authentication_results(hostname: DomainName, mail_from: Path, *, smtputf8: bool) -> bytes:
     header = HeaderWriter("Authentication-Results:")
-    header.add(" ", f"{hostname.xname(smtputf8)};", "auth=pass", f"smtp.mailfrom={mail_from.text(smtputf8=smtputf8)}")
+    header.add(" ", f"{hostname.xname(smtputf8)};", "auth=pass")
+    if not mail_from.is_null:
+        header.add(" ", f"smtp.mailfrom={mail_from.text(smtputf8=smtputf8)}")  # RFC 8601 section 2.7.4
     return header.bytes()

@@ -14,6 +14,7 @@ CATCHALL_DOMAIN: Final = Domain("localhost")
 HOUR: Final = 3600.0  # seconds that a "timeout" address is silent for
 MAIL_PREFIX: Final = "mailfrom"
 RCPT_PREFIX: Final = "rcptto"
+QUEUE_PREFIX: Final = "queue"
 
 _ENDING: Final = re.compile(r"(temperror|permerror|timeout|[45][0-9][0-9])\Z")
 _REPLIES: Final = {"temperror": (451, "4.0.0"), "permerror": (550, "5.0.0"), "timeout": (451, "4.0.0")}

@@ -17,8 +17,8 @@ from .content import Content
 from .delivery import Message, Outcome, Recipient, Result, deliver, final_reply
 from .errors import SMTPError
 from .recipients import resolve_recipient
-from .session import Done, Session
-from .transaction import Transaction
+from .session import Session
+from .transaction import Done, Transaction
 
 
 class Reception(Session):

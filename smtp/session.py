@@ -11,7 +11,6 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import ClassVar, Final
 
 from django.conf import settings
@@ -39,7 +38,7 @@ from . import metrics
 from .content import Content, Spool, receive
 from .errors import SMTPError, for_failure, too_large
 from .localserve import MAIL_PREFIX, RCPT_PREFIX, special_failure
-from .transaction import Hello, Peer, Rules, Transaction
+from .transaction import Done, Hello, Peer, Rules, Transaction
 
 COMMAND_LINE_MAX: Final = 2048  # bytes with the line end; RFC 5321 4.5.3.1.4 and extensions ask for less
 RECIPIENTS_MAX: Final = 1000  # of a message, announced as RCPTMAX; RFC 5321 4.5.3.1.8 asks for 100
@@ -56,15 +55,6 @@ UNKNOWN: Final = "(unknown)"  # what metrics call a command that we don't know
 Handler = Callable[[str], Awaitable[Reply]]
 
 
-@dataclass(frozen=True, slots=True)
-class Done:
-    """What became of a message: its reply, after a pause, or a silence that a special address asked for (seconds)."""
-
-    reply: Reply
-    pause: float = 0.0
-    silence: float = 0.0
-
-
 class Session(abc.ABC):
     """What is known of a client, and what it may do next."""
 
@@ -77,7 +67,7 @@ class Session(abc.ABC):
         self._bridge = bridge
         self._log = connection.log
         self._received_id = received_id(connection.cid)
-        self._hostname = _hostname(connection)
+        self._hostname = own_name(connection.hostname)
         self._rules = Rules(localserve=connection.settings.localserve, pedantic=connection.settings.pedantic)
         self._idle_timeout = settings.MOX.smtp_idle_timeout.total_seconds()
         self._hello: Hello | None = None
@@ -148,8 +138,9 @@ class Session(abc.ABC):
         verb, cause = UNKNOWN, ""
         try:
             command = parse_command(line)
-            handler = self._handler(command)
+            handler = self._handler(command.verb)
             verb = command.verb
+            self._check_line(command)
             reply = await handler(command.argument)
         except SMTPError as exc:
             reply, cause = exc.reply, exc.cause
@@ -168,16 +159,19 @@ class Session(abc.ABC):
         self._last_line = ended
         return reply
 
-    def _handler(self, command: Command) -> Handler:
-        handler = self._handlers.get(command.verb)
+    def _handler(self, verb: str) -> Handler:
+        handler = self._handlers.get(verb)
         if handler is None:
             if not self._speaks_smtp:
                 raise SMTPError(500, "5.5.2", "unknown command, this is SMTP", close=True)
             raise SMTPError(500, "5.5.1", "unknown command")
         self._speaks_smtp = True
+        return handler
+
+    def _check_line(self, command: Command) -> None:
+        """Raises SMTPError, SyntaxProblem for what is wrong about a line, whatever its command."""
         if command.bare_lf and self._rules.pedantic:
             raise SMTPError(500, "5.5.2", "bare line feed at the end of a command")
-        return handler
 
     def _failure(self, exc: Exception) -> tuple[Reply, str]:
         expected = for_failure(exc)
@@ -447,16 +441,17 @@ class Session(abc.ABC):
         self._need_hello()
 
 
-def _hostname(connection: Connection) -> Domain:
+def own_name(name: str) -> Domain:
+    """A name of this server, also one that is set wrongly."""
     try:
-        return parse_domain(connection.hostname)
+        return parse_domain(name)
     except BadDomain:
-        return Domain(connection.hostname)
+        return Domain(name)
 
 
 def no_argument(argument: str) -> None:
     if argument.strip():
-        raise SyntaxProblem("this command takes no argument")
+        raise SyntaxProblem("this command takes no argument", rest=argument)
 
 
 def _syntax_reply(problem: SyntaxProblem, verb: str, text: str) -> Reply:

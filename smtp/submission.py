@@ -12,16 +12,17 @@ from accounts.login import LoginOutcome
 from protocols.names import IPDomain
 from protocols.sasl import UnknownMechanism
 from protocols.smtpreply import Reply
-from protocols.smtpsyntax import Command, Mail, Path, SyntaxProblem, parse_auth, parse_hello, parse_mail
+from protocols.smtpsyntax import NO_DOMAIN, Command, Mail, Path, SyntaxProblem, parse_auth, parse_hello, parse_mail
 from server.connections import Connection
 from store.bridge import Bridge
 
 from . import auth
 from .content import Content
 from .errors import SMTPError
+from .handover import Submitted, hand_over
 from .recipients import resolve_submitted
-from .session import Done, Handler, Session
-from .transaction import Transaction
+from .session import Session, own_name
+from .transaction import Done, Transaction
 
 HOLD_MAX: Final = timedelta(days=60)  # how far ahead a message can be submitted (RFC 4865)
 RESPONSE_MAX: Final = 12_288  # bytes of a line in a SASL exchange; RFC 4954 section 4
@@ -40,12 +41,11 @@ class Submission(Session):
 
     # Before mail.
 
-    def _handler(self, command: Command) -> Handler:
-        handler = super()._handler(command)
+    def _check_line(self, command: Command) -> None:
+        super()._check_line(command)
         text = command.argument.rstrip()
         if text != command.argument:
             raise SyntaxProblem("white space at the end of a command", rest=command.argument[len(text) :])
-        return handler
 
     def _explained(self, problem: SyntaxProblem) -> str:
         """With what could not be read: its user is somebody who looks for the mistake."""
@@ -139,4 +139,20 @@ class Submission(Session):
         return await self._bridge.call(resolve_submitted, path, in_localserve=self._rules.localserve)
 
     async def _take(self, transaction: Transaction, content: Content) -> Done:
-        raise SMTPError(451, "4.3.0", "no queue yet")
+        assert self._login is not None
+        submitted = Submitted(
+            peer=self._peer(),
+            account_id=self._account_id,
+            login_address=self._login.login_address,
+            mail=transaction.mail,
+            recipients=list(dict.fromkeys(map(self._with_domain, transaction.recipients))),
+            content=content,
+            received=datetime.now(UTC),
+        )
+        return await hand_over(self._bridge, submitted, self._rules)
+
+    def _with_domain(self, path: Path) -> Path:
+        """The bare <postmaster> is the one of this server: once queued, an address needs its domain."""
+        if path.domain != NO_DOMAIN:
+            return path
+        return Path(path.localpart, IPDomain(domain=own_name(self._connection.settings.hostname)))

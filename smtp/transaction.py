@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from accounts.addresses import Resolved
 from protocols.names import Domain, IPDomain
+from protocols.smtpreply import Reply
 from protocols.smtpsyntax import Mail, Path
 
 
@@ -49,3 +50,12 @@ class Transaction:
     mail: Mail
     recipients: dict[Path, Resolved | None] = field(default_factory=dict)
     accepted: int = 0  # RCPTs that were answered with 250
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What became of a message: its reply, after a pause, or a silence that a special address asked for (seconds)."""
+
+    reply: Reply
+    pause: float = 0.0
+    silence: float = 0.0

@@ -43,7 +43,7 @@ def request(
         path(options.pop("mail_from", own)),
         [path(recipient) for recipient in recipients],
         message(own) if content is None else content,
-        options.pop("received", lambda recipient: b"Received: from test by localhost; now\r\n"),
+        options.pop("received", lambda recipient, smtputf8: b"Received: from test by localhost; now\r\n"),
         **options,
     )
 

@@ -201,10 +201,12 @@ def test_it_keeps_large_content_in_a_file_and_leaves_none_behind_when_refused(ac
     large = message(address_of(account)) + b"0123456789abcdef\r\n" * 10_000
     (queue_id,) = send(account, "them@far.example", content=large)
     assert row(queue_id).blob.storage_name
-    prepared = submit.prepare(request(account, ["them@far.example"], None, received=lambda _: b"Received: x\r\n"))
+    prepared = submit.prepare(request(account, ["them@far.example"], None, received=lambda *_: b"Received: x\r\n"))
     assert prepared.blob.storage_name == ""
     filed = submit.prepare(
-        submit.Request(account.pk, path(address_of(account)), [path("a@far.example")], io.BytesIO(large), lambda _: b"")
+        submit.Request(
+            account.pk, path(address_of(account)), [path("a@far.example")], io.BytesIO(large), lambda *_: b""
+        )
     )
     from django.core.files.storage import storages
 
