@@ -11,7 +11,6 @@ from __future__ import annotations
 import base64
 import difflib
 import os
-import re
 import secrets
 import socket
 import sys
@@ -20,6 +19,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Final, TypeVar
+
+from protocols.durations import parse_duration
 
 from . import localserve
 from .problem import EnvironmentProblem
@@ -30,9 +31,6 @@ ENVIRONMENT_FILE: Final = "mox.env"
 SECRETS_DIR: Final = "keys"
 
 T = TypeVar("T")
-
-_DURATION_UNITS: Final = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
-_DURATION: Final = re.compile(r"(\d+(?:\.\d+)?)(ms|[smhdw])")
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,22 +113,6 @@ def load(variables: Mapping[str, str] | None = None, argv: Sequence[str] | None 
     return environment
 
 
-def parse_duration(text: str) -> timedelta:
-    """``1h30m``, ``250ms``, ``2d``. Raises ValueError."""
-    rest, seconds = text.strip(), 0.0
-    if rest == "0":
-        return timedelta(0)
-    if not rest:
-        raise ValueError("empty duration")
-    while rest:
-        match = _DURATION.match(rest)
-        if match is None:
-            raise ValueError(f'bad duration "{text}", use numbers with s, m, h, d, w')
-        seconds += float(match[1]) * _DURATION_UNITS[match[2]]
-        rest = rest[match.end() :]
-    return timedelta(seconds=seconds)
-
-
 class _Reader:
     def __init__(self, values: Mapping[str, str], data_dir: Path) -> None:
         self._values = values
@@ -204,7 +186,7 @@ class _Reader:
         return self._parsed(name, str(default), lambda text: _whole_number(text, minimum, maximum))
 
     def duration(self, name: str, default: str) -> timedelta:
-        return self._parsed(name, default, parse_duration)
+        return self._parsed(name, default, _positive_duration)
 
     def secret(self, name: str, size: int) -> bytes:
         """A secret that is made at the first use and kept in the data directory, readable by its owner alone."""
@@ -262,6 +244,13 @@ class _Reader:
             return parse(value)
         except ValueError as exc:
             raise EnvironmentProblem(f"{name}={value!r}: {exc}") from exc
+
+
+def _positive_duration(text: str) -> timedelta:
+    duration = parse_duration(text)
+    if duration < timedelta(0):
+        raise ValueError("a duration cannot be negative here")
+    return duration
 
 
 def _whole_number(text: str, minimum: int, maximum: int | None) -> int:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import stat
-from datetime import timedelta
 from pathlib import Path
 
 import pytest
 
-from mox_project.environment import Environment, load, parse_duration
+from mox_project.environment import Environment, load
 from mox_project.localserve import MARKER
 from mox_project.problem import EnvironmentProblem
 
@@ -72,13 +71,6 @@ def test_an_unknown_name_is_warned_of_with_the_nearest_known(
 ) -> None:
     loaded(tmp_path, MOX_MAIL_WORKER="2")
     assert "unknown environment variable MOX_MAIL_WORKER, did you mean MOX_MAIL_WORKERS?" in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("text", "seconds"), [("30s", 30), ("1h30m", 5400), ("250ms", 0.25), ("2d", 172800), ("0", 0), ("1w", 604800)]
-)
-def test_durations(text: str, seconds: float) -> None:
-    assert parse_duration(text) == timedelta(seconds=seconds)
 
 
 def test_localserve_has_a_directory_of_its_own_and_claims_it(tmp_path: Path) -> None:

@@ -1,0 +1,345 @@
+"""What people do to the queue: list, hold, schedule, re-route, fail and drop messages; by one filter everywhere.
+
+wanted = Filter.parse({"to": "@far.example", "hold": "true"})
+fail(wanted)                        # Changed(affected=3, busy=(1201,))
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
+from datetime import datetime, timedelta
+from typing import Any, Final, Self, TypeVar, cast
+
+from django.db.models import F, Q, QuerySet, Value
+from django.db.models.functions import Concat
+
+from accounts.models import Transport
+from protocols.durations import parse_duration
+from server import db
+from store import rows as store_rows
+from store.content import Reader
+from store.db import write_tx
+
+from . import notices, results, wakeup
+from .models import DeliveryAttempt, Outgoing, QueueMessage, RetiredMessage, State
+from .outcomes import Outcome, Status
+
+PAGE: Final = 100  # messages
+CANCELED: Final = "delivery canceled by admin"
+
+M = TypeVar("M", bound=Outgoing)
+
+
+class BadFilter(ValueError):
+    """A condition that cannot be understood; the text begins with the name of the field."""
+
+    def __init__(self, name: str, text: str) -> None:
+        super().__init__(f"{name}: {text}")
+        self.field = name
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """Before, or after, a time."""
+
+    before: bool
+    time: datetime
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> Self:
+        """``<1h``, ``>-30m``, ``<now``: relative to now. Raises BadFilter."""
+        if text[:1] not in ("<", ">"):
+            raise BadFilter(name, 'must start with "<" or ">"')
+        wait = text[1:].strip()
+        try:
+            offset = timedelta(0) if wait == "now" else parse_duration(wait)
+            return cls(text[0] == "<", db.now() + offset)
+        except (ValueError, OverflowError) as exc:
+            raise BadFilter(name, str(exc)) from exc
+
+    def condition(self, column: str) -> Q:
+        return Q(**{f"{column}__{'lt' if self.before else 'gt'}": self.time})
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Conditions that must all hold; an empty one is none. ``transport`` "" is messages without one, None any.
+
+    ``next_attempt`` and ``hold`` are of queued messages, ``last_activity`` and ``success`` of retired ones.
+    """
+
+    ids: tuple[int, ...] = ()
+    account: str = ""
+    sender: str = ""
+    to: str = ""
+    submitted: Moment | None = None
+    next_attempt: Moment | None = None
+    last_activity: Moment | None = None
+    hold: bool | None = None
+    success: bool | None = None
+    transport: str | None = None
+    max: int = 0
+
+    @classmethod
+    def parse(cls, values: Mapping[str, str]) -> Self:
+        """From texts by name (``from`` for the sender); what is not there is no condition. Raises BadFilter."""
+        parsed: dict[str, Any] = {}
+        for name, text in values.items():
+            parse = _PARSERS.get(name)
+            if parse is None:
+                raise BadFilter(name, f"unknown condition, use one of {', '.join(_PARSERS)}")
+            if text or name == "transport":
+                parsed["sender" if name == "from" else name] = parse(name, text)
+        return cls(**parsed)
+
+    @property
+    def is_empty(self) -> bool:
+        return all(getattr(self, field.name) == field.default for field in fields(self))
+
+    def queued(self) -> QuerySet[QueueMessage]:
+        """The queued messages that meet it; ``max`` is left to the caller."""
+        query = self._common(QueueMessage.objects.all())
+        if self.next_attempt is not None:
+            query = query.filter(self.next_attempt.condition("next_attempt"))
+        return query if self.hold is None else query.filter(hold=self.hold)
+
+    def retired(self) -> QuerySet[RetiredMessage]:
+        query = self._common(RetiredMessage.objects.all())
+        if self.last_activity is not None:
+            query = query.filter(self.last_activity.condition("last_activity"))
+        return query if self.success is None else query.filter(success=self.success)
+
+    def _common(self, query: QuerySet[M]) -> QuerySet[M]:
+        if self.ids:
+            query = query.filter(pk__in=self.ids)
+        if self.account:
+            query = query.filter(account_name=self.account)
+        if self.sender:
+            query = _with_address(query, "sender", self.sender)
+        if self.to:
+            query = _with_address(query, "rcpt", self.to)
+        if self.submitted is not None:
+            query = query.filter(self.submitted.condition("queued"))
+        return query if self.transport is None else query.filter(transport=self.transport)
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """How many messages were changed, and the ids of those that were not since they are being delivered."""
+
+    affected: int
+    busy: tuple[int, ...] = ()
+
+
+# Looking.
+
+
+def page(
+    query: QuerySet[M], sort: str, *, ascending: bool, after: tuple[datetime, int] | None = None, size: int = PAGE
+) -> list[M]:
+    """Messages in the order of a time column, those of the same time by id; ``after`` the last one of a page before."""
+    direction = "gt" if ascending else "lt"
+    if after is not None:
+        moment, pk = after
+        query = query.filter(Q(**{f"{sort}__{direction}": moment}) | Q(**{sort: moment, f"pk__{direction}": pk}))
+    order = (sort, "pk") if ascending else (f"-{sort}", "-pk")
+    return list(query.order_by(*order)[:size])
+
+
+def to_json(message: QueueMessage | RetiredMessage, attempts: Sequence[DeliveryAttempt]) -> dict[str, Any]:
+    """A message as interfaces show it. Times are RFC 3339."""
+    values: dict[str, Any] = {
+        "id": message.pk,
+        "base_id": message.base_id,
+        "queued": _time(message.queued),
+        "hold": message.hold,
+        "account": message.account_name,
+        "sender": message.sender,
+        "recipient": message.recipient,
+        "attempts": message.attempts,
+        "max_attempts": message.max_attempts,
+        "next_attempt": _time(message.next_attempt),
+        "last_attempt": _time(message.last_attempt),
+        "size": message.size,
+        "kind": message.kind,
+        "message_id": message.message_id,
+        "subject": message.subject,
+        "transport": message.transport,
+        "require_tls": message.require_tls,
+        "from_id": message.from_id,
+        "extra": message.extra,
+    }
+    if isinstance(message, RetiredMessage):
+        values |= {
+            "success": message.success,
+            "last_activity": _time(message.last_activity),
+            "keep_until": _time(message.keep_until),
+        }
+    else:
+        values["state"] = message.state
+    values["attempts_log"] = [_attempt_json(attempt) for attempt in attempts]
+    return values
+
+
+def histories(messages: Sequence[Outgoing]) -> dict[int, list[DeliveryAttempt]]:
+    """The attempts of these messages, oldest first, by id."""
+    found: dict[int, list[DeliveryAttempt]] = {message.pk: [] for message in messages}
+    for attempt in DeliveryAttempt.objects.filter(message_id__in=found).order_by("start", "pk"):
+        found[attempt.message_id].append(attempt)
+    return found
+
+
+def content(queue_id: int) -> Iterator[bytes]:
+    """A message as it will be sent. Raises QueueMessage.DoesNotExist."""
+    message = QueueMessage.objects.select_related("blob").get(pk=queue_id)
+    data = bytes(message.blob.data) if message.blob.data is not None else None
+    with Reader(
+        bytes(message.prefix), message.blob.size, data, message.blob.storage_name, f"queued message {queue_id}"
+    ) as reader:
+        yield from reader.chunks()
+
+
+# Changing.
+
+
+def set_hold(wanted: Filter, *, hold: bool) -> Changed:
+    """Put on hold, or let go. For a message that is being delivered it holds after the attempt."""
+    return _update(wanted, lambda rows: rows.exclude(hold=hold).update(hold=hold))
+
+
+def schedule(wanted: Filter, wait: timedelta, *, from_now: bool) -> Changed:
+    """Have the next attempt at now and so much time, else so much later than planned."""
+    moment = db.now() + wait if from_now else F("next_attempt") + wait
+    return _update(wanted, lambda rows: rows.update(next_attempt=moment))
+
+
+def set_transport(wanted: Filter, name: str) -> Changed:
+    """Have messages go over a transport, "" for as the routes say. Raises BadFilter for one that does not exist."""
+    if name and not Transport.objects.filter(name=name).exists():
+        raise BadFilter("transport", f"{name!r} does not exist")
+    return _update(wanted, lambda rows: rows.update(transport=name))
+
+
+def set_require_tls(wanted: Filter, value: bool | None) -> Changed:
+    """True: REQUIRETLS; False: TLS-Required: No; None: as the recipient's domain asks."""
+    return _update(wanted, lambda rows: rows.update(require_tls=value))
+
+
+def fail(wanted: Filter) -> Changed:
+    """Give up on messages, and tell their senders."""
+    return _end(wanted, tell=True)
+
+
+def drop(wanted: Filter) -> Changed:
+    """Give up on messages, and tell nobody."""
+    return _end(wanted, tell=False)
+
+
+def _update(wanted: Filter, change: Callable[[QuerySet[QueueMessage]], int]) -> Changed:
+    with db.write():
+        rows = wanted.queued()
+        if wanted.max:
+            ids = list(rows.order_by("next_attempt", "pk").values_list("pk", flat=True)[: wanted.max])
+            rows = QueueMessage.objects.filter(pk__in=ids)
+        affected = change(rows)
+        wakeup.on_commit()
+    return Changed(affected)
+
+
+def _end(wanted: Filter, *, tell: bool) -> Changed:
+    rows = wanted.queued().order_by("next_attempt", "pk")
+    ids = list(rows.values_list("pk", flat=True)[: wanted.max or None])
+    affected, busy = 0, []
+    for pk in ids:
+        message = QueueMessage.objects.filter(pk=pk).select_related("blob").first()
+        if message is None:
+            continue
+        if _ended(message, tell=tell):
+            affected += 1
+        else:
+            busy.append(pk)
+    return Changed(affected, tuple(busy))
+
+
+def _ended(message: QueueMessage, *, tell: bool) -> bool:
+    """End one message; False if it is being delivered (or gone) by now."""
+    notice = notices.failed(message, Outcome(Status.PERMANENT, CANCELED)) if tell else None
+    with write_tx(*([notice.account_id] if notice is not None else [])) as tx:
+        if not QueueMessage.objects.filter(pk=message.pk, state=State.QUEUED).delete()[0]:
+            return False
+        now = db.now()
+        store_rows.insert(DeliveryAttempt, {"message_id": message.pk, "start": now, "error": CANCELED})
+        results.retire(message, success=False, now=now)
+        if notice is not None:
+            notice.deliver(tx)
+    return True
+
+
+# Reading conditions.
+
+
+def _ids(name: str, text: str) -> tuple[int, ...]:
+    numbers = [part.strip() for part in text.split(",")]
+    if not all(number.isascii() and number.isdigit() and int(number) > 0 for number in numbers):
+        raise BadFilter(name, f'bad id in "{text}", use positive numbers with commas between them')
+    return tuple(map(int, numbers))
+
+
+def _flag(name: str, text: str) -> bool:
+    if text.lower() not in ("true", "false"):
+        raise BadFilter(name, f'"{text}" is neither true nor false')
+    return text.lower() == "true"
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise BadFilter(name, f'"{text}" is not a number')
+    return int(text)
+
+
+def _text(name: str, text: str) -> str:
+    return text
+
+
+_PARSERS: Final[Mapping[str, Callable[[str, str], Any]]] = {
+    "ids": _ids,
+    "account": _text,
+    "from": _text,
+    "to": _text,
+    "submitted": Moment.parse,
+    "next_attempt": Moment.parse,
+    "last_activity": Moment.parse,
+    "hold": _flag,
+    "success": _flag,
+    "transport": _text,
+    "max": _number,
+}
+
+
+def _with_address(query: QuerySet[M], which: str, text: str) -> QuerySet[M]:
+    """Those with the text in their address; ``@shop.example`` is a whole domain."""
+    if text.startswith("@"):
+        return query.filter(**{f"{which}_domain__iexact": text[1:]})
+    whole = Concat(F(f"{which}_localpart"), Value("@"), F(f"{which}_domain"))
+    name = f"{which}_address"
+    return cast("QuerySet[M]", query.alias(**{name: whole}).filter(**{f"{name}__icontains": text}))
+
+
+def _time(moment: datetime | None) -> str | None:
+    return moment.isoformat().replace("+00:00", "Z") if moment is not None else None
+
+
+def _attempt_json(attempt: DeliveryAttempt) -> dict[str, Any]:
+    return {
+        "start": _time(attempt.start),
+        "duration_ms": attempt.duration_ms,
+        "success": attempt.success,
+        "code": attempt.code,
+        "secode": attempt.secode,
+        "error": attempt.error,
+        "smtp_lines": attempt.smtp_lines,
+        "transport": attempt.transport,
+        "remote_host": attempt.remote_host,
+        "remote_ip": attempt.remote_ip,
+    }

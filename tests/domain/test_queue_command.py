@@ -1,0 +1,180 @@
+"""The ``queue`` command: only what its conditions name is shown and changed, and bad ones change nothing."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from django.core.management import CommandError, call_command
+
+from accounts.models import Account
+from mailqueue.models import HoldRule, QueueMessage, RetiredMessage, State
+from server import db
+from tests.domain.queueing import address_of, attempts, inbox, is_queued, row, send
+
+pytestmark = pytest.mark.database
+
+
+def run(*words: str) -> str:
+    out = io.StringIO()
+    call_command("queue", *words, stdout=out)
+    return out.getvalue()
+
+
+def run_json(*words: str) -> Any:
+    return json.loads(run(*words, "--json"))
+
+
+def test_it_lists_a_message_as_interfaces_show_it(account: Account) -> None:
+    (queue_id,) = send(account, "jö@bücher.example", extra={"Order": "17"})
+    (listed,) = run_json("list", "--ids", str(queue_id))
+    assert listed == {
+        "id": queue_id,
+        "base_id": 0,
+        "queued": listed["queued"],
+        "hold": False,
+        "account": account.name,
+        "sender": address_of(account),
+        "recipient": "jö@bücher.example",
+        "attempts": 0,
+        "max_attempts": 0,
+        "next_attempt": listed["queued"],
+        "last_attempt": None,
+        "size": row(queue_id).size,
+        "kind": "message",
+        "message_id": row(queue_id).message_id,
+        "subject": "hello",
+        "transport": "",
+        "require_tls": None,
+        "from_id": "",
+        "extra": {"Order": "17"},
+        "state": "queued",
+        "attempts_log": [],
+    }
+    assert f"{queue_id}: {address_of(account)} to jö@bücher.example" in run("list", "--account", account.name)
+
+
+def test_it_finds_by_every_condition(account: Account, new_account: Callable[[], Account]) -> None:
+    other = new_account()
+    one, two = send(account, "one@far.example", "two@shop.far.example")
+    (third,) = send(other, "one@far.example")
+
+    def found(*words: str) -> set[int]:
+        return {m["id"] for m in run_json("list", *words)} & {one, two, third}
+
+    assert found("--account", account.name) == {one, two}
+    assert found("--from", address_of(other)) == {third}
+    assert found("--to", "@far.example") == {one, third}
+    assert found("--to", "SHOP", "--from", account.name) == {two}
+    assert found("--ids", f"{one},{third}") == {one, third}
+    assert found("--submitted", ">-1h", "--account", account.name) == {one, two}
+    assert found("--submitted", "<-1h", "--account", account.name) == set()
+    assert found("--nextattempt", "<now", "--account", account.name) == {one, two}
+    assert found("--transport", "", "--account", account.name) == {one, two}
+    run("hold", "--ids", str(two))
+    assert found("--hold", "true", "--account", account.name) == {two}
+    assert found("--hold", "false", "--account", account.name) == {one}
+
+
+def test_it_holds_lets_go_and_schedules(account: Account) -> None:
+    one, two = send(account, "one@far.example", "two@far.example")
+    assert run("hold", "--to", "one@far.example", "--account", account.name) == "1 messages changed\n"
+    assert [row(queue_id).hold for queue_id in (one, two)] == [True, False]
+    assert run_json("unhold", "--account", account.name) == {"affected": 1, "busy": []}
+    planned = row(one).next_attempt
+    run("schedule", "--ids", str(one), "1h30m")
+    assert (row(one).next_attempt - planned).total_seconds() == 5400
+    run("schedule", "--ids", str(one), "--now", "5m")
+    assert 290 < (row(one).next_attempt - db.now()).total_seconds() <= 300
+    run("kick", "--ids", str(one))
+    assert row(one).next_attempt <= db.now()
+
+
+def test_it_fails_with_a_dsn_and_drops_without(account: Account) -> None:
+    failed, dropped, kept = send(account, "one@far.example", "two@far.example", "three@far.example")
+    assert run_json("fail", "--ids", str(failed)) == {"affected": 1, "busy": []}
+    assert run_json("drop", "--ids", str(dropped)) == {"affected": 1, "busy": []}
+    assert [is_queued(queue_id) for queue_id in (failed, dropped, kept)] == [False, False, True]
+    (bounce,) = inbox(account)
+    assert b"one@far.example" in bounce
+    assert b"delivery canceled by admin" in bounce
+    for queue_id in (failed, dropped):
+        assert [attempt.error for attempt in attempts(queue_id)] == ["delivery canceled by admin"]
+        assert not RetiredMessage.objects.get(pk=queue_id).success
+    assert {m["id"] for m in run_json("retired", "list", "--account", account.name, "--result", "failure")} == {
+        failed,
+        dropped,
+    }
+    assert not run_json("retired", "list", "--account", account.name, "--result", "success")
+    assert json.loads(run("retired", "print", str(failed)))["recipient"] == "one@far.example"
+
+
+def test_it_leaves_alone_what_is_being_delivered(account: Account) -> None:
+    (queue_id,) = send(account, "them@far.example")
+    QueueMessage.objects.filter(pk=queue_id).update(state=State.DELIVERING)
+    assert run_json("fail", "--ids", str(queue_id)) == {"affected": 0, "busy": [queue_id]}
+    assert "not changed: " in run("drop", "--ids", str(queue_id))
+    assert is_queued(queue_id)
+    assert not inbox(account)
+    QueueMessage.objects.filter(pk=queue_id).delete()
+
+
+def test_it_sets_transport_and_tls(account: Account) -> None:
+    (queue_id,) = send(account, "them@far.example")
+    with pytest.raises(CommandError, match=r"transport: 'nope' does not exist"):
+        run("transport", "--ids", str(queue_id), "nope")
+    for word, value in (("yes", True), ("no", False), ("default", None)):
+        run("requiretls", "--ids", str(queue_id), word)
+        assert row(queue_id).require_tls is value
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["list", "--submitted", "5m"], 'submitted: must start with "<" or ">"'),
+        (["list", "--nextattempt", "<5x"], 'next_attempt: bad duration "5x", use numbers with s, m, h, d, w'),
+        (["list", "--ids", "0"], "ids: bad id"),
+        (["list", "-n", "many"], "max: "),
+        (["schedule", "--all", "1y2"], 'bad duration "1y2"'),
+        (["drop"], "say which messages by a condition, or --all"),
+        (["holdrules", "add", "--recipientdom", "bad domain"], "is not a domain"),
+        (["holdrules", "add", "--account", "nobody"], "no account 'nobody'"),
+        (["holdrules", "remove", "999999"], "no hold rule 999999"),
+        (["dump", "999999"], "no message 999999"),
+    ],
+)
+def test_it_says_what_is_wrong_and_changes_nothing(account: Account, words: list[str], says: str) -> None:
+    (queue_id,) = send(account, "them@far.example")
+    before = row(queue_id).next_attempt
+    with pytest.raises(CommandError) as caught:
+        run(*words)
+    assert says in str(caught.value)
+    assert row(queue_id).next_attempt == before
+
+
+def test_it_pages_by_key_while_others_leave(account: Account) -> None:
+    from mailqueue.operations import Filter, page
+
+    ids = [queue_id for n in range(25) for queue_id in send(account, f"a{n}@far.example", count_limits=False)]
+    seen: list[int] = []
+    after = None
+    while found := page(Filter(account=account.name).queued(), "queued", ascending=True, after=after, size=10):
+        seen += [message.pk for message in found]
+        after = (found[-1].queued, found[-1].pk)
+        QueueMessage.objects.filter(pk__in=seen[:3]).delete()
+    assert seen == ids
+
+
+def test_it_manages_hold_rules(account: Account) -> None:
+    (queue_id,) = send(account, "them@far.example")
+    said = run("holdrules", "add", "--account", account.name)
+    assert said.endswith("added, 1 queued messages put on hold\n")
+    rule = HoldRule.objects.get(account=account)
+    assert {"id": rule.pk, "account": account.name, "sender_domain": "", "recipient_domain": ""} in run_json(
+        "holdrules", "list"
+    )
+    run("holdrules", "remove", str(rule.pk))
+    assert row(queue_id).hold
