@@ -6,23 +6,49 @@ import asyncio
 import contextlib
 import os
 import socket
+import threading
 from collections.abc import Callable, Iterator
-from typing import Final
+from typing import Any, Final
 
 import uvicorn
+import uvloop
 from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mox_project.settings")
 
 STOP_GRACE: Final = 3  # seconds for requests to finish at shutdown
+HEALTH_PATHS: Final = ("/healthz", "/readyz", "/metrics")
 
 application = get_asgi_application()
 
 
 def run(sockets: list[socket.socket], ready: Callable[[], None]) -> None:
     """Serve HTTP on these sockets until SIGTERM. ``ready`` is called when connections are accepted."""
-    config = uvicorn.Config(
-        application,
+    asyncio.run(_Server(_config(application), ready).serve(sockets))
+
+
+def run_health_beside(sockets: list[socket.socket]) -> None:
+    """Answer what machines ask of a server, in a thread: for a process of a node that has no web process."""
+
+    def serve() -> None:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_Server(_config(_health), lambda: None).serve(sockets))
+
+    threading.Thread(target=serve, name="health", daemon=True).start()
+
+
+async def _health(scope: Any, receive: Any, send: Any) -> None:
+    """The application of such a process: a few paths of the whole."""
+    if scope["path"] in HEALTH_PATHS:
+        await application(scope, receive, send)
+        return
+    await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
+    await send({"type": "http.response.body", "body": b""})
+
+
+def _config(served: Any) -> uvicorn.Config:
+    return uvicorn.Config(
+        served,
         log_config=None,
         access_log=False,
         lifespan="off",
@@ -30,7 +56,6 @@ def run(sockets: list[socket.socket], ready: Callable[[], None]) -> None:
         timeout_graceful_shutdown=STOP_GRACE,
         loop="uvloop",
     )
-    asyncio.run(_Server(config, ready).serve(sockets))
 
 
 class _Server(uvicorn.Server):

@@ -10,9 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Final
 
+from . import control
 from .problem import EnvironmentProblem
 
-SOCKET_PATH_MAX: Final = 100  # bytes; the kernel's limit for a unix socket is 108 on Linux, 104 elsewhere
 START_TIMEOUT: Final = 10.0  # seconds
 
 
@@ -37,12 +37,11 @@ def executable() -> str:
 
 
 def command(socket_path: Path) -> list[str]:
-    """The command line of a Redis on a unix socket that keeps nothing on disk: the database is the truth."""
-    if len(str(socket_path).encode()) > SOCKET_PATH_MAX:
-        raise EnvironmentProblem(
-            f"{socket_path} is too long for the name of a socket ({SOCKET_PATH_MAX} bytes): "
-            "use a data directory with a shorter path"
-        )
+    """The command line of a Redis on a unix socket that keeps nothing on disk: the database is the truth.
+
+    Raises EnvironmentProblem.
+    """
+    control.checked_path(socket_path)
     options = {
         "port": "0",
         "unixsocket": str(socket_path),

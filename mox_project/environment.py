@@ -13,6 +13,7 @@ import difflib
 import os
 import secrets
 import socket
+import stat
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,10 @@ from . import localserve
 from .problem import EnvironmentProblem
 
 LOCALSERVE: Final = "localserve"  # the command that has a directory of its own
+SERVING: Final = (LOCALSERVE, "serve", "mailserver")  # the commands whose processes share their metrics in files
+DEFAULT_USER: Final = "mox"
+LOG_LEVELS: Final = ("error", "warn", "info", "debug", "trace", "traceauth", "tracedata")
+WEB_WORKERS_MAX: Final = 4  # by default: one process serves thousands of requests a second, and takes memory
 DEFAULT_DATA_DIR: Final = "data"
 ENVIRONMENT_FILE: Final = "mox.env"
 SECRETS_DIR: Final = "keys"
@@ -49,6 +54,7 @@ class Environment:
     log_level: str
     log_format: str
     log_time: bool
+    web_workers: int
     mail_workers: int
     worker_concurrency: int
     imap_threads: int
@@ -64,8 +70,10 @@ class Environment:
     queue_max_concurrent: int
     queue_per_destination: int
     queue_unknown_outcome: str
+    webhook_concurrency: int
     smtp_client_port: int
     pedantic: bool | None
+    sockets: str
     fault: str
 
     @property
@@ -92,9 +100,24 @@ class Environment:
         """Whether this installation brings its own Redis: no URL names another."""
         return self.cache_url.startswith(f"unix://{self.redis_socket}")
 
+    @property
+    def is_alone(self) -> bool:
+        """Whether no other node can share this installation: database and Redis are its own."""
+        return self.database_url.startswith("sqlite:") and self.embedded_redis
 
-# Variables of parts that read them themselves once they are there; known, so that nobody is warned of them.
-_KNOWN_ELSEWHERE: Final = frozenset({"MOX_DATA_DIR"})
+
+# Variables that are looked at before or beside this; known, so that nobody is warned of them.
+_KNOWN_ELSEWHERE: Final = frozenset({"MOX_DATA_DIR", "MOX_USER", "MOX_NO_FIX_PERMISSIONS"})
+
+
+@dataclass(frozen=True, slots=True)
+class LaunchEnvironment:
+    """What the launcher needs to know while it is root. ``inherited``: somebody has opened sockets before it."""
+
+    data_dir: Path
+    user: str
+    fix_permissions: bool
+    inherited: bool
 
 
 def load(variables: Mapping[str, str] | None = None, argv: Sequence[str] | None = None) -> Environment:
@@ -111,6 +134,28 @@ def load(variables: Mapping[str, str] | None = None, argv: Sequence[str] | None 
     environment = reader.environment()
     reader.warn_unknown()
     return environment
+
+
+def load_for_launch(variables: Mapping[str, str] | None = None, argv: Sequence[str] | None = None) -> LaunchEnvironment:
+    """What the launcher reads, as root: no secret, and from DIR/mox.env only where nobody but root writes it.
+
+    Raises EnvironmentProblem.
+    """
+    given = dict(os.environ if variables is None else variables)
+    arguments = sys.argv if argv is None else argv
+    data_dir = Path(_directory_argument(arguments) or given.get("MOX_DATA_DIR") or DEFAULT_DATA_DIR).absolute()
+    reader = _Reader({**_read_file_of_root(data_dir / ENVIRONMENT_FILE), **given}, data_dir)
+    return LaunchEnvironment(
+        data_dir=data_dir,
+        user=reader.text("MOX_USER", DEFAULT_USER),
+        fix_permissions=not reader.flag("MOX_NO_FIX_PERMISSIONS", default=False),
+        inherited=bool(reader.text("MOX_SOCKETS", "")),
+    )
+
+
+def log_level_now(data_dir: Path) -> str:
+    """The log level as the environment and DIR/mox.env have it now; "": neither. Raises EnvironmentProblem."""
+    return _log_level(_Reader({**_read_file(data_dir / ENVIRONMENT_FILE), **os.environ}, data_dir))
 
 
 class _Reader:
@@ -133,9 +178,10 @@ class _Reader:
             encryption_keys=tuple(self.secret("MOX_ENCRYPTION_KEYS", 32).split(b",")),
             received_id_key=self.received_id_key(),
             node=self.text("MOX_NODE", socket.gethostname()),
-            log_level=self.text("MOX_LOG_LEVEL", ""),
+            log_level=_log_level(self),
             log_format=self.choice("MOX_LOG_FORMAT", "logfmt", ("logfmt", "json", "console")),
             log_time=self.flag("MOX_LOG_TIME", default=False),
+            web_workers=self.number("MOX_WEB_WORKERS", max(1, min(WEB_WORKERS_MAX, cpus // 2)), minimum=1),
             mail_workers=self.number("MOX_MAIL_WORKERS", 1, minimum=1),
             worker_concurrency=self.number("MOX_WORKER_CONCURRENCY", min(4, cpus), minimum=1),
             imap_threads=self.number("MOX_IMAP_THREADS", 8, minimum=1),
@@ -151,8 +197,10 @@ class _Reader:
             queue_max_concurrent=self.number("MOX_QUEUE_MAX_CONCURRENT", 10, minimum=1),
             queue_per_destination=self.number("MOX_QUEUE_PER_DESTINATION", 1, minimum=1),
             queue_unknown_outcome=self.choice("MOX_QUEUE_UNKNOWN_OUTCOME", "retry", ("retry", "hold")),
+            webhook_concurrency=self.number("MOX_WEBHOOK_CONCURRENCY", 10, minimum=1),
             smtp_client_port=self.number("MOX_SMTP_CLIENT_PORT", 25, minimum=1, maximum=65535),
             pedantic=self.flag("MOX_PEDANTIC", default=False) if self.text("MOX_PEDANTIC", "") else None,
+            sockets=self.text("MOX_SOCKETS", ""),
             fault=self.text("MOX_FAULT", ""),
         )
 
@@ -253,6 +301,10 @@ def _positive_duration(text: str) -> timedelta:
     return duration
 
 
+def _log_level(reader: _Reader) -> str:
+    return reader.choice("MOX_LOG_LEVEL", "", LOG_LEVELS) if reader.text("MOX_LOG_LEVEL", "") else ""
+
+
 def _whole_number(text: str, minimum: int, maximum: int | None) -> int:
     if not text.isascii() or not text.isdigit():
         raise ValueError("a whole number is needed")
@@ -275,13 +327,30 @@ def _directory_argument(arguments: Sequence[str]) -> str:
 
 def _read_file(path: Path) -> dict[str, str]:
     try:
-        lines = path.read_text().splitlines()
+        return _parse_file(path, path.read_text())
     except FileNotFoundError:
         return {}
     except OSError as exc:
         raise EnvironmentProblem(f"{path} cannot be read: {exc.strerror}") from exc
+
+
+def _read_file_of_root(path: Path) -> dict[str, str]:
+    """What stands in a file that nobody but root could write: who has taken over the server's user must not choose
+    whom root becomes next. Any other file counts as empty."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return {}
+    with os.fdopen(descriptor) as file:
+        found = os.fstat(descriptor)
+        if not stat.S_ISREG(found.st_mode) or found.st_uid != 0 or found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+            return {}
+        return _parse_file(path, file.read())
+
+
+def _parse_file(path: Path, text: str) -> dict[str, str]:
     values = {}
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue

@@ -48,14 +48,14 @@ def set_up(directory: Path, ip: str | None) -> bool:
 
     Gives whether the directory is new. Raises EnvironmentProblem if ``ip`` is not what an older directory uses.
     """
-    from django.core.management import call_command  # models can be imported only once Django is set up
-
-    from accounts import dkim
+    from accounts import dkim  # models can be imported only once Django is set up
     from accounts.models import Domain
     from server import db
     from server.models import Listener, ServerSettings
 
-    call_command("migrate", verbosity=0, interactive=False)
+    from . import upgrade
+
+    upgrade.bring_up_to_date(automatic=True)
     is_new = not ServerSettings.objects.exists()
     ips = [ip] if ip else list(DEFAULT_IPS)
     if is_new:

@@ -1,11 +1,14 @@
-"""Which processes make a running server: what localserve starts under its supervisor."""
+"""Which processes make a running server, and how a start prepares for them: shared by ``serve`` and ``localserve``."""
 
 from __future__ import annotations
 
+import enum
+import json
 import logging
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from socket import socket
 from typing import Final
@@ -13,18 +16,64 @@ from typing import Final
 from django.conf import settings
 from django.db import connections
 
-from server import logs, metricfiles
+from server import logs, metricfiles, tls
+from server.logs import Levels
+from server.version import VERSION
 
 from . import asgi, celery, embedded_redis, mailserver, sockets
-from .environment import Environment
+from .child import Link
+from .environment import Environment, log_level_now
 from .sockets import Binding
-from .supervisor import ChildProcess
+from .supervisor import ESSENTIAL_STOP_TIMEOUT, STOP_TIMEOUT, ChildProcess, Supervisor
 
 log = logging.getLogger(__name__)
 
 TEMPORARY_AGE: Final = 24 * 3600  # seconds after which a temporary file is left over from a crash
+DELIVERY_STOP_TIMEOUT: Final = 32.0  # seconds: it waits up to 30 for the answer to a message that is sent already
 
-Ready = Callable[[], None]
+
+class Kind(enum.StrEnum):
+    """What a process does; a node may have some of them only."""
+
+    MAIL = "mail"
+    WEB = "web"
+    DELIVERY = "worker-delivery"
+    WEBHOOKS = "worker-webhooks"
+    MAINTENANCE = "worker-maintenance"
+    BEAT = "beat"
+
+
+ALL_KINDS: Final = frozenset(Kind)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the database says about a start. Read in a child: the supervisor has no connection."""
+
+    bindings: list[Binding]
+    levels: Levels
+
+    def dumps(self) -> str:
+        return json.dumps(asdict(self))
+
+    @classmethod
+    def loads(cls, text: str) -> Plan:
+        values = json.loads(text)
+        return cls([Binding(**binding) for binding in values["bindings"]], Levels(**values["levels"]))
+
+
+def plan(given_level: str = "") -> Plan:
+    """What to listen on and how much to log, as the database has it."""
+    return Plan(list(sockets.bindings(settings.MOX.node)), levels(given_level))
+
+
+def levels(given: str = "") -> Levels:
+    """How much to log: as given on the command line, else as the environment has it now, else as the settings do."""
+    from server.models import ServerSettings
+
+    stored = ServerSettings.objects.get()
+    default = given or log_level_now(settings.MOX.data_dir) or stored.log_level
+    return Levels(default, {} if given else stored.log_levels)
 
 
 def prepare_directories(environment: Environment) -> None:
@@ -50,51 +99,119 @@ def remove_old_files(directory: Path, before: float) -> None:
             log.warning("temporary file cannot be removed", extra={"file": path, "err": str(exc)})
 
 
-def processes(environment: Environment, opened: list[tuple[Binding, socket]], log_level: str) -> list[ChildProcess]:
-    """The children to supervise, in the order of their start."""
-
-    def child(name: str, run: Callable[[Ready], None], *, essential: bool = False) -> ChildProcess:
-        def in_child(ready: Ready) -> None:
-            logs.configure(log_level, environment.log_format, own_time=environment.log_time)
-            connections.close_all()
-            _reserve_metrics(environment)
-            run(ready)
-
-        return ChildProcess(name, in_child, essential)
-
-    mail, http = sockets.mail_sockets(opened), sockets.http_sockets(opened)
-    children = []
-    if environment.embedded_redis:
-        children.append(
-            child("redis", lambda ready: embedded_redis.run(environment.redis_socket, ready), essential=True)
-        )
-    children += [
-        child(f"mail-{number}", lambda ready: mailserver.run(mail, ready))
-        for number in range(1, environment.mail_workers + 1)
+def wanted(found: Iterable[Binding], kinds: Collection[Kind]) -> list[Binding]:
+    """What to listen on where only these kinds of processes run; what machines ask of a server is always answered."""
+    return [
+        binding
+        for binding in found
+        if (Kind.MAIL in kinds if binding.is_mail else Kind.WEB in kinds or binding.service == sockets.METRICS)
     ]
-    children.append(child("web", lambda ready: asgi.run(http, ready)))
-    children.append(
-        child(
-            "worker-maintenance",
-            lambda ready: celery.run_worker(
-                environment.node, "maintenance", [celery.MAINTENANCE], environment.worker_concurrency, ready
-            ),
-        )
-    )
-    schedule = str(environment.run_dir / "beat-schedule")
-    children.append(child("beat", lambda ready: celery.run_beat(schedule, ready)))
-    return children
 
 
-def _reserve_metrics(environment: Environment) -> None:
+def run(
+    environment: Environment,
+    opened: list[tuple[Binding, socket]],
+    levels: Levels,
+    on_ready: Callable[[], None],
+    *,
+    kinds: Collection[Kind] = ALL_KINDS,
+    given_level: str = "",
+    delivery_stop_timeout: float = STOP_TIMEOUT,
+) -> int:
+    """Supervise the processes until the server is stopped; gives the exit status.
+
+    ``given_level``: the log level that the command line names, which no reload changes.
+    """
+    logs.configure(levels, environment.log_format, own_time=environment.log_time)
+    celery.preload()
+
+    def reload() -> None:
+        level = given_level or log_level_now(environment.data_dir)
+        if level:
+            logs.set_levels(Levels(level, levels.packages))
+
+    return Supervisor(
+        run_dir=environment.run_dir,
+        processes=_processes(environment, opened, levels, kinds, given_level, delivery_stop_timeout),
+        version=VERSION,
+        node=environment.node,
+        on_ready=on_ready,
+        on_reload=reload,
+        on_end=lambda pid: metricfiles.forget(environment.metrics_dir, pid),
+    ).run()
+
+
+def _processes(
+    environment: Environment,
+    opened: list[tuple[Binding, socket]],
+    levels: Levels,
+    kinds: Collection[Kind],
+    given_level: str,
+    delivery_stop_timeout: float,
+) -> list[ChildProcess]:
+    """The children to supervise, in the order of their start."""
+    mail, http = sockets.mail_sockets(opened), sockets.http_sockets(opened)
+    # Without a web process, the first of any kind says how this node is doing.
+    beside = [] if Kind.WEB in kinds else http
+    children: list[ChildProcess] = []
+
+    def add(name: str, run: Callable[[Callable[[], None]], None], stop_timeout: float = STOP_TIMEOUT) -> None:
+        health = [] if children else beside
+
+        def live(link: Link) -> None:
+            _begin(environment, levels)
+            link.on_reload(lambda: reload_settings(given_level))
+            if health:
+                asgi.run_health_beside(health)
+            run(link.ready)
+
+        children.append(ChildProcess(name, live, stop_timeout=stop_timeout))
+
+    def add_worker(kind: Kind, queues: list[str], concurrency: int, stop_timeout: float = STOP_TIMEOUT) -> None:
+        if kind in kinds:
+            node = environment.node
+            add(kind, lambda ready: celery.run_worker(node, kind, queues, concurrency, ready), stop_timeout)
+
+    if Kind.MAIL in kinds:
+        for number in range(1, environment.mail_workers + 1):
+            add(f"mail-{number}", lambda ready: mailserver.run(mail, ready))
+    if Kind.WEB in kinds:
+        for number in range(1, environment.web_workers + 1):
+            add(f"web-{number}", lambda ready: asgi.run(http, ready))
+    add_worker(Kind.DELIVERY, [celery.DELIVERY], environment.queue_max_concurrent, delivery_stop_timeout)
+    add_worker(Kind.WEBHOOKS, [celery.WEBHOOKS], environment.webhook_concurrency)
+    add_worker(Kind.MAINTENANCE, [celery.MAINTENANCE, celery.REPORTS], environment.worker_concurrency)
+    if Kind.BEAT in kinds:
+        schedule = str(environment.run_dir / "beat-schedule")
+        add("beat", lambda ready: celery.run_beat(schedule, ready))
+    return [*_redis(environment, levels), *children]
+
+
+def _redis(environment: Environment, levels: Levels) -> list[ChildProcess]:
+    """The private Redis, where no URL names another."""
+    if not environment.embedded_redis:
+        return []
+
+    def live(link: Link) -> None:
+        _begin(environment, levels)
+        embedded_redis.run(environment.redis_socket, link.ready)
+
+    return [ChildProcess("redis", live, essential=True, stop_timeout=ESSENTIAL_STOP_TIMEOUT)]
+
+
+def _begin(environment: Environment, levels: Levels) -> None:
+    logs.configure(levels, environment.log_format, own_time=environment.log_time)
+    connections.close_all()
     try:
         metricfiles.reserve(environment.metrics_dir)
     except OSError as exc:
         log.error("no room for metrics, the process may be killed", extra={"err": str(exc)})
 
 
-def log_level() -> str:
-    """The level that the environment names, else the one in the settings."""
-    from server.models import ServerSettings
-
-    return settings.MOX.log_level or ServerSettings.current().log_level
+def reload_settings(given_level: str = "") -> None:
+    """Look at log levels and certificates anew, in any thread of a running process."""
+    try:
+        logs.set_levels(levels(given_level))
+        tls.forget()
+    finally:
+        connections.close_all()

@@ -7,13 +7,13 @@ import sys
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from .environment import LOCALSERVE, Environment, load
+from .environment import SERVING, Environment, load
 from .problem import EnvironmentProblem
 
 MOX: Environment = load()
 
-if sys.argv[1:2] == [LOCALSERVE]:
-    # Its processes share their metrics in files; prometheus_client looks at this when it is first imported.
+if sys.argv[1:2] and sys.argv[1] in SERVING:
+    # The processes of a server share their metrics in files; prometheus_client looks at this when it is first imported.
     MOX.metrics_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
     os.environ["PROMETHEUS_MULTIPROC_DIR"] = str(MOX.metrics_dir)
 

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import errno
-import json
+import os
 import socket
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict, dataclass
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Final
 
 from server.models import EndpointKind, Listener
 
+from . import portholders
 from .mailserver import MailSocket
 
-BACKLOG = 512
-METRICS = "metrics"
+BACKLOG: Final = 512
+FIRST_DESCRIPTOR: Final = 3  # of those handed over by the launcher or systemd (sd_listen_fds(3))
+MAIL_SERVICES: Final = frozenset({"smtp", "submission", "submissions", "imap", "imaps"})
+METRICS: Final = "metrics"
 
 
 class BindError(Exception):
@@ -29,6 +34,18 @@ class Binding:
     ip: str
     port: int
     listener_id: int
+
+    @property
+    def is_mail(self) -> bool:
+        return self.service in MAIL_SERVICES
+
+    @property
+    def is_ipv6(self) -> bool:
+        return ip_address(self.ip).version == 6
+
+    @property
+    def where(self) -> str:
+        return join_address(self.ip, self.port)
 
 
 def bindings(node: str) -> Iterator[Binding]:
@@ -52,45 +69,96 @@ def bindings(node: str) -> Iterator[Binding]:
                     yield Binding(service, ip, port, listener.pk)
 
 
-def dumps(found: Iterable[Binding]) -> str:
-    """Bindings as JSON, to be handed from the process that reads the database to the one that opens sockets."""
-    return json.dumps([asdict(binding) for binding in found])
+def check(found: Iterable[Binding]) -> None:
+    """Raises BindError when two of them exclude each other."""
+    seen: dict[tuple[str, int], Binding] = {}
+    for binding in found:
+        other = seen.get((binding.ip, binding.port))
+        if other is not None:
+            raise BindError(
+                f"{binding.where} is wanted for both {other.service} and {binding.service}: "
+                "give one of the listeners another port or address"
+            )
+        seen[binding.ip, binding.port] = binding
+    for binding in seen.values():
+        every = "::" if binding.is_ipv6 else "0.0.0.0"  # noqa: S104 # compared, not bound
+        if binding.ip != every and (every, binding.port) in seen:
+            raise BindError(
+                f"port {binding.port} is wanted on {every}, which is all addresses, and on {binding.ip} as well: "
+                "let the listeners name explicit addresses"
+            )
 
 
-def loads(text: str) -> list[Binding]:
-    return [Binding(**values) for values in json.loads(text)]
-
-
-def open_sockets(found: Iterable[Binding], *, skip_unavailable_ipv6: bool) -> list[tuple[Binding, socket.socket]]:
-    """Bound and listening sockets. Raises BindError.
+def open_sockets(
+    found: Iterable[Binding],
+    inherited: Mapping[tuple[str, int], socket.socket] | None = None,
+    *,
+    skip_unavailable_ipv6: bool = False,
+) -> list[tuple[Binding, socket.socket]]:
+    """Bound and listening sockets: those that were inherited, else new ones. Raises BindError.
 
     ``skip_unavailable_ipv6``: leave out ``::1`` on a machine without IPv6, as localserve does.
     """
-    opened = []
+    found = list(found)
+    check(found)
+    opened: list[tuple[Binding, socket.socket]] = []
     for binding in found:
         try:
-            opened.append((binding, _open(binding)))
+            given = (inherited or {}).get((binding.ip, binding.port))
+            opened.append((binding, _bound(binding) if given is None else given))
         except OSError as exc:
             if skip_unavailable_ipv6 and binding.ip == "::1" and exc.errno != errno.EADDRINUSE:
+                sys.stderr.write("::1 cannot be used on this machine, it is left out\n")
                 continue
             for _, sock in opened:
                 sock.close()
             raise BindError(_explained(binding, exc)) from exc
+    for _, sock in opened:
+        sock.listen(BACKLOG)
+        sock.setblocking(False)
     return opened
 
 
+def inherited_sockets(names: str) -> dict[tuple[str, int], socket.socket]:
+    """The sockets that the launcher opened (``names``: MOX_SOCKETS, ``ip:port,...``), or systemd did. Raises BindError.
+
+    They are descriptors from 3 on; whatever runs in this process's stead later does not get them.
+    """
+    if names:
+        count = names.count(",") + 1
+    elif os.environ.get("LISTEN_PID") == str(os.getpid()):
+        count = int(os.environ.get("LISTEN_FDS", "0"))
+    else:
+        return {}
+    given = {}
+    for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + count):
+        try:
+            os.set_inheritable(descriptor, False)
+            sock = socket.socket(fileno=descriptor)
+            ip, port = sock.getsockname()[:2]
+        except (OSError, ValueError) as exc:
+            raise BindError(f"descriptor {descriptor} was handed over as a socket and is none: {exc}") from exc
+        given[str(ip_address(ip)), port] = sock
+    missing = set(names.split(",")) - {join_address(*address) for address in given} if names else set()
+    if missing:
+        raise BindError(f"MOX_SOCKETS={names!r} names {', '.join(sorted(missing))}, which no descriptor is bound to")
+    return given
+
+
+def join_address(ip: str, port: int) -> str:
+    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+
+
 def mail_sockets(opened: Iterable[tuple[Binding, socket.socket]]) -> list[MailSocket]:
-    return [
-        MailSocket(sock, binding.service, binding.listener_id) for binding, sock in opened if binding.service != METRICS
-    ]
+    return [MailSocket(sock, binding.service, binding.listener_id) for binding, sock in opened if binding.is_mail]
 
 
 def http_sockets(opened: Iterable[tuple[Binding, socket.socket]]) -> list[socket.socket]:
-    return [sock for binding, sock in opened if binding.service == METRICS]
+    return [sock for binding, sock in opened if not binding.is_mail]
 
 
-def _open(binding: Binding) -> socket.socket:
-    family = socket.AF_INET6 if ip_address(binding.ip).version == 6 else socket.AF_INET
+def _bound(binding: Binding) -> socket.socket:
+    family = socket.AF_INET6 if binding.is_ipv6 else socket.AF_INET
     sock = socket.socket(family, socket.SOCK_STREAM)
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -98,7 +166,6 @@ def _open(binding: Binding) -> socket.socket:
             sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
         sock.bind((binding.ip, binding.port))
         sock.listen(BACKLOG)
-        sock.setblocking(False)
     except OSError:
         sock.close()
         raise
@@ -106,11 +173,14 @@ def _open(binding: Binding) -> socket.socket:
 
 
 def _explained(binding: Binding, exc: OSError) -> str:
-    where = f"cannot bind {binding.ip}:{binding.port} for {binding.service}"
+    where = f"cannot bind {binding.where} for {binding.service}"
     if exc.errno == errno.EACCES:
-        return f"{where}: permission denied; ports below 1024 need root or CAP_NET_BIND_SERVICE"
+        return f"{where}: permission denied; start as root, privileges are dropped after binding"
     if exc.errno == errno.EADDRINUSE:
-        return f"{where}: another process listens there; stop it, or choose another address"
+        return (
+            f"{where}: {portholders.holder(binding.port) or 'another process'} listens there; "
+            "stop it, or choose another address"
+        )
     if exc.errno == errno.EADDRNOTAVAIL:
         return f"{where}: this machine has no such address; change the addresses of the listener"
     return f"{where}: {exc.strerror}"

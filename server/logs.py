@@ -1,6 +1,6 @@
 """Log lines: one per event to standard error, in logfmt (or JSON, or for people).
 
-    configure(level="info", style="logfmt", own_time=False)
+    configure(Levels("info"), "logfmt", own_time=False)
     log.info("delivered", extra={"account": "mox", "duration": 0.012})
     # l=info m=delivered pkg=smtp cid=18bd2f3a1c7 account=mox duration=0.012
 
@@ -14,7 +14,8 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -49,16 +50,39 @@ _LIBRARIES: Final = {
 }
 
 
-def configure(level: str, style: str, *, own_time: bool) -> None:
-    """Send the log of this process to standard error. ``level`` by name, ``style`` logfmt, json or console."""
+@dataclass(frozen=True, slots=True)
+class Levels:
+    """How much is logged: a level by name, and others for packages by theirs."""
+
+    default: str
+    packages: Mapping[str, str] = field(default_factory=dict)
+
+
+_set_packages: set[str] = set()  # whose levels are not the default in this process
+
+
+def configure(levels: Levels, style: str, *, own_time: bool) -> None:
+    """Send the log of this process to standard error. ``style``: logfmt, json or console."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_STYLES[style](own_time))
     root = logging.getLogger()
     root.handlers[:] = [handler]
-    root.setLevel(LEVELS.get(level, logging.INFO))
+    set_levels(levels)
+    logging.captureWarnings(capture=True)
+
+
+def set_levels(levels: Levels) -> None:
+    """Change how much this process logs. A level that is unknown counts as info."""
+    root = logging.getLogger()
+    root.setLevel(LEVELS.get(levels.default, logging.INFO))
+    for name in _set_packages - levels.packages.keys():
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    _set_packages.clear()
     for name, lowest in _LIBRARIES.items():
         logging.getLogger(name).setLevel(max(lowest, root.level))
-    logging.captureWarnings(capture=True)
+    for name, level in levels.packages.items():
+        logging.getLogger(name).setLevel(LEVELS.get(level, logging.INFO))
+        _set_packages.add(name)
 
 
 class LogfmtFormatter(logging.Formatter):

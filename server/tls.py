@@ -40,6 +40,18 @@ def available(listener: Listener) -> bool:
     return listener.tls_mode != TLSMode.NONE
 
 
+def missing_files(listener: Listener) -> list[Path]:
+    """Certificate and key of a listener with TLS that are not there."""
+    pair = _pair()
+    return [path for path in (pair.certificate, pair.key) if available(listener) and not path.is_file()]
+
+
+def forget() -> None:
+    """Read certificates and keys again at their next use, whatever the time of their files says."""
+    with _lock:
+        _contexts.clear()
+
+
 def server_context(listener: Listener, *, tickets: bool) -> ssl.SSLContext | None:
     """The context for connections to a listener; None when it has no TLS.
 

@@ -11,10 +11,10 @@ from typing import Any
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from mox_project import localserve, serve, sockets, supervisor
+from mox_project import child, localserve, serve, sockets, supervisor
 from mox_project.problem import EnvironmentProblem
 from mox_project.sockets import BindError
-from server import logs, metricfiles
+from server import logs
 from server.models import Listener
 
 
@@ -33,26 +33,21 @@ class Command(BaseCommand):
         environment = settings.MOX
         if options["no_pedantic"]:
             settings.MOX_PEDANTIC = False
+        level = options["loglevel"] or ""
         try:
             # Held, like the sockets, by this process and its children until the last of them has ended.
             claimed = supervisor.lock(environment.run_dir)
             serve.prepare_directories(environment)
-            found = json.loads(supervisor.in_child(lambda: _set_up(options["ip"], options["loglevel"])))
-        except (EnvironmentProblem, supervisor.AlreadyRunning, ChildProcessError) as exc:
+            found = json.loads(child.in_child(lambda: _set_up(options["ip"], level)))
+            if options["initonly"]:
+                return
+            plan = serve.Plan.loads(found["plan"])
+            opened = sockets.open_sockets(plan.bindings, skip_unavailable_ipv6=True)
+            self.stdout.write(localserve.welcome(environment.data_dir, found["ips"], is_new=found["is_new"]))
+            self.stdout.flush()
+            status = serve.run(environment, opened, plan.levels, self._ready, given_level=level)
+        except (EnvironmentProblem, BindError, supervisor.AlreadyRunning, ChildProcessError) as exc:
             raise CommandError(str(exc)) from exc
-        if options["initonly"]:
-            return
-        try:
-            opened = sockets.open_sockets(sockets.loads(found["bindings"]), skip_unavailable_ipv6=True)
-        except BindError as exc:
-            raise CommandError(str(exc)) from exc
-        self.stdout.write(localserve.welcome(environment.data_dir, found["ips"], is_new=found["is_new"]))
-        self.stdout.flush()
-        logs.configure(found["log_level"], environment.log_format, own_time=environment.log_time)
-        children = serve.processes(environment, opened, found["log_level"])
-        status = supervisor.Supervisor(
-            environment.run_dir, children, self._ready, lambda pid: metricfiles.forget(environment.metrics_dir, pid)
-        ).run()
         claimed.close()
         sys.exit(status)
 
@@ -61,18 +56,8 @@ class Command(BaseCommand):
         self.stdout.flush()
 
 
-def _set_up(ip: str | None, log_level: str | None) -> str:
+def _set_up(ip: str | None, level: str) -> str:
     """In a child, since it opens database connections: make or migrate the directory, and say what it asks for."""
     logging.getLogger("store.notify").setLevel(logging.ERROR)  # nobody listens yet, and Redis comes later
-    try:
-        is_new = localserve.set_up(settings.MOX.data_dir, ip)
-    except EnvironmentProblem as exc:
-        sys.exit(f"error: {exc}")
-    return json.dumps(
-        {
-            "is_new": is_new,
-            "log_level": log_level or serve.log_level(),
-            "ips": Listener.objects.get().ips,
-            "bindings": sockets.dumps(sockets.bindings(settings.MOX.node)),
-        }
-    )
+    is_new = localserve.set_up(settings.MOX.data_dir, ip)
+    return json.dumps({"is_new": is_new, "ips": Listener.objects.get().ips, "plan": serve.plan(level).dumps()})

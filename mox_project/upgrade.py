@@ -1,0 +1,59 @@
+"""Bringing the database up to date at a start: by itself where this server is all there is, else never."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from datetime import UTC, datetime
+from pathlib import Path
+
+from django.core.management import call_command
+from django.db import connection
+from django.db.migrations.executor import MigrationExecutor
+
+from .problem import EnvironmentProblem
+
+
+def bring_up_to_date(*, automatic: bool) -> Path | None:
+    """Apply migrations that are due; gives the copy of the database that was made before.
+
+    ``automatic``: no other node uses the database. Raises EnvironmentProblem: where it is not, and migrations are due;
+    for a database that a later version has changed already; when the copy cannot be made.
+    """
+    executor = MigrationExecutor(connection)
+    known = executor.loader.disk_migrations
+    apps = {app for app, _ in known}
+    applied = set(executor.loader.applied_migrations)
+    unknown = sorted(f"{app}.{name}" for app, name in applied - set(known) if app in apps)
+    if unknown:
+        raise EnvironmentProblem(
+            f"the database was changed by a later version of mox ({', '.join(unknown)}): run that version, "
+            "or restore a backup made before"
+        )
+    due = executor.migration_plan(executor.loader.graph.leaf_nodes())
+    if not due:
+        return None
+    if not automatic:
+        names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in due)
+        raise EnvironmentProblem(f"migrations are pending ({names}): run mox migrate after a backup")
+    copy = _copy_of_sqlite() if applied and connection.vendor == "sqlite" else None
+    call_command("migrate", verbosity=0, interactive=False)
+    return copy
+
+
+def _copy_of_sqlite() -> Path:
+    database = Path(connection.settings_dict["NAME"])
+    copy = database.with_name(f"{database.name}.before-{datetime.now(UTC):%Y%m%dT%H%M%SZ}")
+    try:
+        os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+        connection.ensure_connection()
+        with contextlib.closing(sqlite3.connect(copy)) as target:
+            target.execute("PRAGMA synchronous=FULL")
+            connection.connection.backup(target)
+    except (OSError, sqlite3.Error) as exc:
+        copy.unlink(missing_ok=True)
+        raise EnvironmentProblem(
+            f"the database must be migrated, and a copy of it cannot be made at {copy}: {exc}; make room first"
+        ) from exc
+    return copy
