@@ -32,6 +32,7 @@ _NOT_TRUSTED: Final = {
     20: "unknown-issuer",
     21: "missing-intermediate",
     24: "not-a-ca",
+    79: "not-a-ca",  # what OpenSSL 3 says in place of 24
     25: "path-too-long",
     26: "incompatible-key-usage",
 }
@@ -67,13 +68,15 @@ class Roots:
         for certificate in x509.load_pem_x509_certificates(extra_pem.encode()) if extra_pem else ():
             self._store.add_cert(crypto.X509.from_cryptography(certificate))
 
-    def problem(self, chain: Sequence[x509.Certificate]) -> tuple[int, str] | None:
-        """OpenSSL's number and text of why no trusted root vouches for the first certificate, or None."""
-        leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in chain)
+    def problem(self, chain: Sequence[x509.Certificate]) -> TLSProblem | None:
+        """Why no trusted root vouches for the first certificate; None if one does."""
         try:
+            leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in chain)
             crypto.X509StoreContext(self._store, leaf, others).verify_certificate()
         except crypto.X509StoreContextError as exc:
-            return int(exc.errors[0]), str(exc)
+            return _verify_problem(int(exc.errors[0]), str(exc))
+        except crypto.Error as exc:  # OpenSSL reads with stricter eyes
+            return _bad_certificate(exc)
         return None
 
 
@@ -92,7 +95,7 @@ def verify_chain(chain: Sequence[bytes], name: ServerName, roots: Roots) -> TLSP
         return certificates
     problem = roots.problem(certificates)
     if problem is not None:
-        return _verify_problem(*problem)
+        return problem
     if not is_for_servers(certificates[0]):
         text = "certificate is not for TLS servers"
         return TLSProblem("certificate-not-trusted", "incompatible-key-usage", text)
@@ -110,7 +113,7 @@ def parse_chain(chain: Sequence[bytes]) -> list[x509.Certificate] | TLSProblem:
     try:
         return [x509.load_der_x509_certificate(der) for der in chain]
     except _UNREADABLE as exc:
-        return TLSProblem("validation-failure", "bad-certificate", f"certificate cannot be read: {exc}")
+        return _bad_certificate(exc)
 
 
 def has_name(certificate: x509.Certificate, name: ServerName) -> bool:
@@ -148,6 +151,10 @@ def _matches(pattern: str, name: str) -> bool:
 
 def _text(name: ServerName) -> str:
     return name.log() if isinstance(name, Domain) else str(name)
+
+
+def _bad_certificate(exc: Exception) -> TLSProblem:
+    return TLSProblem("validation-failure", "bad-certificate", f"certificate cannot be read: {exc}")
 
 
 def _verify_problem(number: int, text: str) -> TLSProblem:

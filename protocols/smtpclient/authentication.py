@@ -12,7 +12,7 @@ from protocols.sasl import ChannelBinding, ScramHash, channel_binding
 from protocols.sasl.client import ClientMechanism, SaslClientError, Scram, binding_name, client_mechanism
 from protocols.stream import TLSState
 
-from .channel import Channel
+from .channel import REFUSED_FROM, Channel
 from .errors import SMTPError
 from .replies import Reply
 
@@ -56,17 +56,16 @@ async def authenticate(channel: Channel, credentials: Credentials, offered: tupl
         if reply.code != CONTINUE:
             break
         if not postponed:
+            challenge = b""
             try:
                 if step.last:
                     raise SaslClientError("server asks for more than the mechanism has")
-                step = mechanism.next(_challenge(reply))
+                challenge = _challenge(reply)
+                step = mechanism.next(challenge)
             except (SaslClientError, ValueError) as exc:
-                await _cancel(channel)
-                raise SMTPError(f"authentication with {mechanism.name}: {exc}", command="auth") from exc
+                raise await _end(channel, challenge, f"authentication with {mechanism.name}: {exc}") from exc
         postponed = False
-        channel.command(_encoded(step.data or b""), shown="***")
-        await channel.flush("auth")
-        reply = await channel.reply("auth")
+        reply = await _answer(channel, _encoded(step.data or b""))
     if not reply.ok:
         raise channel.refusal("auth", reply)
     if not step.last:
@@ -114,8 +113,27 @@ def _encoded(data: bytes) -> str:
     return base64.b64encode(data).decode("ascii")
 
 
-async def _cancel(channel: Channel) -> None:
+async def _answer(channel: Channel, line: str) -> Reply:
+    channel.command(line, shown="***")
+    await channel.flush("auth")
+    return await channel.reply("auth")
+
+
+async def _end(channel: Channel, challenge: bytes, text: str) -> SMTPError:
+    """End an exchange that this side cannot go on with; gives the error that it ends in."""
     with contextlib.suppress(SMTPError):  # what led here is told
-        channel.command("*")
-        await channel.flush("auth")
-        await channel.reply("auth")
+        if challenge.startswith(b"e="):
+            # A SCRAM server that refuses says why ahead of its reply, which has the code (RFC 5802 section 7).
+            reply = await _answer(channel, "")
+            if reply.code >= REFUSED_FROM:
+                error = reply.error("auth")
+                return SMTPError(
+                    f"{error} ({text})",
+                    permanent=error.permanent,
+                    code=error.code,
+                    enhanced=error.enhanced,
+                    command="auth",
+                    lines=error.lines,
+                )
+        await _answer(channel, "*")
+    return SMTPError(text, command="auth")

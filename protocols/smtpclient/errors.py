@@ -14,7 +14,7 @@ class SMTPError(ProtocolError):
     ``permanent``: the same attempt will fail again. ``code`` and ``enhanced`` ("5.1.1"): of the server, or what stands
     for a reason of our own; 0 and "" where there is none. ``command``: what was under way: "connect", "greeting", a
     command in lower case, "end-of-data". ``lines``: the server's reply. ``sent``: the end of the data went out, so the
-    server may have the message all the same.
+    server may have the message all the same. The text is one line that can be printed, whoever wrote it.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class SMTPError(ProtocolError):
         command: str = "",
         lines: tuple[str, ...] = (),
     ) -> None:
-        super().__init__(text)
+        super().__init__(printable(text))
         self.permanent = permanent
         self.code = code
         self.enhanced = enhanced
@@ -72,3 +72,8 @@ class ExtensionMissing(SMTPError):
     def __init__(self, extension: str, text: str, *, code: int = 0, enhanced: str) -> None:
         super().__init__(text, code=code, enhanced=enhanced, command="mail")
         self.extension = extension
+
+
+def printable(text: str) -> str:
+    """Spaces for whatever would end a line or move a cursor: the text may be a peer's, and goes into logs and DSNs."""
+    return text if text.isprintable() else "".join(char if char.isprintable() else " " for char in text)

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Final
 
-from .errors import SMTPError
+from .errors import SMTPError, printable
 
 MAX_LINE: Final = 2048  # bytes with CRLF: four times what RFC 5321 4.5.3.1.5 allows
 MAX_LINES: Final = 100  # of one reply
@@ -15,7 +15,6 @@ PERMANENT_FROM: Final = 500  # RFC 5321 4.2.1
 
 _LINE: Final = re.compile(rb"([2-5][0-9]{2})(?:([ -])(.*))?", re.DOTALL)
 _ENHANCED: Final = re.compile(r"([245])\.([0-9]{1,3})\.([0-9]{1,3})(?= |$)")
-_CONTROLS: Final = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +27,7 @@ class Reply:
     text: str
     """What the lines say, without codes, on one line."""
     lines: tuple[str, ...]
-    """The lines as they came, without line ends and control characters."""
+    """The lines as they came, without line ends; spaces stand for what cannot be printed."""
 
     @property
     def ok(self) -> bool:
@@ -89,7 +88,7 @@ class ReplyParser:
 
 
 def _shown(data: bytes) -> str:
-    return _CONTROLS.sub(" ", data.decode("utf-8", "backslashreplace"))
+    return printable(data.decode("utf-8", "backslashreplace"))
 
 
 def _first(lines: tuple[str, ...], characters: int) -> tuple[str, ...]:

@@ -168,16 +168,12 @@ class Session:
                 await channel.reply("quit", limit=channel.timeouts.quit)
             except SMTPError as exc:
                 self._log.debug("quit failed", extra={"err": str(exc)})
-        if channel.botched:
-            self.abort()
-        channel.botched = True
-        self.stream.close()
-        try:
+        if not channel.botched:
+            self.stream.close()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(channel.timeouts.quit):
                     await self.stream.wait_closed()
-        finally:
-            self.abort()
+        self.abort()
 
     def abort(self) -> None:
         """End the connection at once."""

@@ -294,7 +294,10 @@ class Transmission:
             raise SMTPError(f"message has a {exc}", permanent=True, enhanced="5.6.0", command="data") from exc
         if self._hooks is not None:
             await self._hooks.before_dot([self._recipients[index] for index in accepted])
-        accepted_with, error = await self._end_of_data()
+        error = await self._interruption()
+        accepted_with = None
+        if error is None:
+            accepted_with, error = await self._end_of_data()
         for index in accepted:
             self._results[index] = RecipientResult(self._recipients[index], accepted_with, error)
         if self._hooks is not None:
@@ -316,29 +319,38 @@ class Transmission:
         await self._flush_content()
 
     async def _flush_content(self) -> None:
-        """Send a block. If the server spoke out of turn, it has refused the content: its reply is raised."""
+        """Send a block. Raises SMTPError."""
+        error = await self._interruption()
+        if error is None:
+            try:
+                await self._channel.flush("data")
+            except SMTPError as exc:
+                error = await self._interruption() or exc
+        if error is not None:
+            raise error
+
+    async def _interruption(self) -> SMTPError | None:
+        """Why the content cannot go on: the server has left, or spoke out of turn, which is to refuse it."""
         channel = self._channel
         await channel.stream.look()
-        if not channel.stream.line_waiting():
-            try:
-                return await channel.flush("data")
-            except SMTPError:
-                if not channel.stream.line_waiting():
-                    raise
-        reply = await channel.reply("data")
+        if not channel.stream.ended and not channel.stream.line_waiting():
+            return None
+        try:
+            reply = await channel.reply("data")
+        except SMTPError as exc:
+            return exc
         channel.botched = True
-        raise channel.refusal("data", reply)
+        return channel.refusal("data", reply)
 
     async def _end_of_data(self) -> tuple[Reply | None, SMTPError | None]:
         """The reply to the dot if it accepts the content, else why it does not, or what came instead of it."""
         channel = self._channel
-        sent = not channel.stream.closed
         try:
             channel.content(END_OF_DATA)
             channel.send("end-of-data")
             reply = await channel.reply("end-of-data", limit=channel.timeouts.end_of_data)
         except SMTPError as exc:
-            exc.sent = sent
+            exc.sent = True
             return None, exc
         if reply.ok:
             return reply, None

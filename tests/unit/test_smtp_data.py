@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocols.smtpdata import ContentTooLarge, DataReader
+from protocols.smtpdata import END_OF_DATA, BareLineEnd, ContentTooLarge, DataReader, DotStuffer
 
 
 @dataclass(frozen=True)
@@ -189,6 +189,31 @@ def test_the_limit_counts_converted_line_ends_and_refused_content() -> None:
     reader.feed(b"x" * 90)
     with pytest.raises(ContentTooLarge):
         reader.feed(b"x" * 10)
+
+
+@given(st.lists(st.sampled_from([b".", b"x", b"\r\n", b"..", b"\r\n.\r\n"])), st.integers(1, 7))
+def test_what_was_stuffed_is_read_as_it_was(pieces: list[bytes], block: int) -> None:
+    content = b"".join(pieces)
+    stuffer = DotStuffer()
+    wire = b"".join(stuffer.feed(content[start : start + block]) for start in range(0, len(content), block))
+    got = read([wire + stuffer.finish() + END_OF_DATA], strict=True)
+    assert got.content == (content if not content or content.endswith(b"\r\n") else content + b"\r\n")
+    assert not got.violation
+
+
+@given(st.lists(st.sampled_from([b"\r", b"\n", b"\r\n", b"x", b"."])), st.integers(1, 4))
+def test_no_bare_line_end_is_sent(pieces: list[bytes], block: int) -> None:
+    content = b"".join(pieces)
+    bare = bool(content.replace(b"\r\n", b"").translate(None, b"x."))
+    stuffer = DotStuffer()
+    try:
+        for start in range(0, len(content), block):
+            stuffer.feed(content[start : start + block])
+        stuffer.finish()
+    except BareLineEnd:
+        assert bare
+    else:
+        assert not bare
 
 
 @pytest.mark.parametrize(
