@@ -21,9 +21,10 @@ from protocols.message.structure import Envelope, Part
 from protocols.names import format_localpart
 from protocols.smtpsyntax import POSTMASTER, Path, SyntaxProblem, parse_mailbox
 
-from .values import MAX_RECIPIENTS, Action, Dsn, DsnError, DsnRecipient, NameIP
+from .values import MAX_RECIPIENTS, Action, Dsn, DsnError, DsnRecipient, Fields, NameIP
 
 MAX_PART: Final = 1 << 20  # bytes of a part; a longer status is refused, of text and original this much is kept
+MAX_FIELDS: Final = 5000  # of one status; for MAX_RECIPIENTS a third of it is enough
 
 _STATUS: Final = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}(?![0-9])")
 _TYPE: Final = re.compile(r"([A-Za-z0-9._-]{1,64}) ?;")
@@ -89,25 +90,29 @@ def decode_status(data: bytes, utf8: bool, *, strict: bool = False) -> Dsn:
 
     ``utf8``: it is message/global-delivery-status (RFC 6533). Both forms are read with whatever bytes they hold.
     """
-    fields = _Block(strict)
+    whole = _Block(strict)
     recipients: list[_Block] = []
-    for lines in _blocks(data):
+    count = 0
+    for fields in _blocks(data):
+        count += len(fields)
+        if count > MAX_FIELDS:
+            raise DsnError(f"more than {MAX_FIELDS} fields")
         block = _Block(strict)
-        block.add(lines)
-        if block.is_about_recipient and (recipients or fields or strict):
+        block.add(fields)
+        if block.is_about_recipient and (whole or strict):
             recipients.append(block)
-        elif strict and (recipients or fields):
+        elif strict and (whole or recipients):
             raise DsnError('missing "Final-Recipient"')
         else:
-            (recipients[-1] if recipients else fields).add(lines)  # an empty line too many
-    if not recipients and fields.is_about_recipient and not strict:
-        recipients.append(fields)  # an empty line is missing
+            (recipients[-1] if recipients else whole).add(fields)  # an empty line too many
+    if whole.is_about_recipient and not strict:
+        recipients.insert(0, whole)  # the empty line between the two is missing
     if not recipients:
         raise DsnError("missing per-recipient fields")
     if len(recipients) > MAX_RECIPIENTS:
         raise DsnError(f"more than {MAX_RECIPIENTS} recipients")
-    reporting_mta = fields.name_ip("Reporting-MTA", required=strict)
-    gateway = fields.name_ip("DSN-Gateway")
+    reporting_mta = whole.name_ip("Reporting-MTA", required=strict)
+    gateway = whole.name_ip("DSN-Gateway")
     return Dsn(
         from_=Path(),
         to=Path(),
@@ -115,13 +120,13 @@ def decode_status(data: bytes, utf8: bool, *, strict: bool = False) -> Dsn:
         message_id="",
         text="",
         reporting_mta=reporting_mta.name if reporting_mta is not None else "",
-        arrival=fields.date("Arrival-Date"),
-        future_release=fields.take("Future-Release-Request"),
-        envelope_id=fields.take("Original-Envelope-Id"),
+        arrival=whole.date("Arrival-Date"),
+        future_release=whole.take("Future-Release-Request"),
+        envelope_id=whole.take("Original-Envelope-Id"),
         dsn_gateway=gateway.name if gateway is not None else "",
-        received_from=fields.name_ip("Received-From-MTA"),
+        received_from=whole.name_ip("Received-From-MTA"),
         smtputf8=utf8,
-        other_fields=fields.others() if recipients[0] is not fields else (),
+        other_fields=whole.others() if recipients[0] is not whole else (),
         recipients=tuple(recipient.recipient() for recipient in recipients),
     )
 
@@ -136,10 +141,9 @@ class _Block:
     def __bool__(self) -> bool:
         return bool(self._fields)
 
-    def add(self, lines: bytes) -> None:
-        for field in iter_headers(lines):
-            value = one_line(decode_bytes(field.value(), "unknown-8bit")).strip(" ")
-            self._fields.setdefault(field.name.lower(), []).append((field.name, value))
+    def add(self, fields: Fields) -> None:
+        for name, value in fields:
+            self._fields.setdefault(name.lower(), []).append((name, value))
 
     @property
     def is_about_recipient(self) -> bool:
@@ -217,9 +221,8 @@ class _Block:
         """Type, in lower case, and value of a field like `smtp; 550 no`."""
         value = self.take(name)
         match = _TYPE.match(value)
-        if match is None:
-            return default, value
-        return match[1].lower(), value[match.end() :].strip(" ")
+        text = " ".join(value[match.end() :].split() if match is not None else value.split())
+        return match[1].lower() if match is not None else default, text
 
     def _path(self, value: str) -> Path:
         """The address of a field like `rfc822; user@example.org`, the null path if it is no address of mail."""
@@ -238,14 +241,17 @@ class _Block:
         return Path()
 
 
-def _blocks(data: bytes) -> Iterator[bytes]:
-    """What is between empty lines."""
+def _blocks(data: bytes) -> Iterator[Fields]:
+    """The fields between empty lines."""
     lines: list[bytes] = []
     for line in (*data.split(b"\n"), b""):
         if line.strip(b" \t\r"):
             lines.append(line)
         elif lines:
-            yield b"\n".join((*lines, b""))
+            yield [
+                (field.name, one_line(decode_bytes(field.value(), "unknown-8bit")).strip(" "))
+                for field in iter_headers(b"\n".join((*lines, b"")))
+            ]
             lines = []
 
 

@@ -1,0 +1,245 @@
+"""The Authentication-Results header (RFC 8601): writing our own, reading anybody's."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from protocols.errors import ProtocolError
+from protocols.names import Domain
+
+from .headerwriter import HeaderWriter, comment
+
+_VALUE: Final = re.compile(r"[^\x00-\x20()<>@,;:\\\"/\[\]?=\x7f]+")  # a token of RFC 2045 5.1, or UTF-8 in its place
+_ADDRESS: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*+"@)?[^\s();"\\]+')
+_KEYWORD: Final = re.compile(r"[A-Za-z0-9_-]+")
+_BARE: Final = re.compile(r"[^\s();\"]+")
+_WHITE_SPACE: Final = re.compile(r"\s+")
+_COMMENT_MARK: Final = re.compile(r"[()\\]")
+_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
+_QUOTED_PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
+
+
+class BadAuthResults(ProtocolError, ValueError):
+    """A value is not that of an Authentication-Results header."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthProp:
+    """What a result was found for, as in `header.d=example.org`; `type` is "" where others leave it out."""
+
+    type: str
+    property: str
+    value: str
+    is_addr: bool = False
+    """Whether the value is written as the address that it is, not quoted."""
+    comment: str = ""
+
+    @classmethod
+    def of_domain(cls, type: str, property: str, domain: Domain, *, smtputf8: bool) -> AuthProp:
+        """A domain: in U-labels with its A-labels as the comment, or in A-labels."""
+        is_international = smtputf8 and bool(domain.unicode)
+        return cls(type, property, domain.xname(smtputf8), comment=domain.ascii if is_international else "")
+
+
+@dataclass(frozen=True, slots=True)
+class AuthMethod:
+    """The result of one method, such as "pass" of "dkim"."""
+
+    method: str
+    result: str
+    version: str = ""
+    comment: str = ""
+    reason: str = ""
+    props: Sequence[AuthProp] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class AuthResults:
+    """Results and who found them: `hostname` is the authserv-id. No methods: nothing was checked."""
+
+    hostname: str
+    comment: str = ""
+    methods: Sequence[AuthMethod] = ()
+
+    def compose(self) -> bytes:
+        """The header field, a line for each method. Raises BadHeaderText for a line end in a value."""
+        writer = HeaderWriter("Authentication-Results:")
+        start = [_value(self.hostname), comment(self.comment)] if self.comment else [_value(self.hostname)]
+        start[-1] += ";"
+        writer.add(" ", *start)
+        if not self.methods:
+            writer.add(" ", "none")
+        for number, method in enumerate(self.methods, start=1):
+            texts = _method_texts(method)
+            if number < len(self.methods):
+                texts[-1] += ";"
+            writer.newline()
+            writer.add("", texts[0])
+            writer.add(" ", *texts[1:])
+        return writer.bytes()
+
+
+def parse_auth_results(text: str) -> AuthResults:
+    """The results of an unfolded header value. Raises BadAuthResults.
+
+    Takes what occurs: a semicolon at the end, comments anywhere, properties without a type (`action=none`).
+    """
+    reader = _Reader(text)
+    said = reader.comments()
+    hostname = reader.value("authserv-id")
+    said += reader.comments()
+    version = reader.match(_KEYWORD)  # of the header's syntax; there is one
+    if version and not version.isdecimal():
+        raise BadAuthResults(f"expected a version, not {version[:64]!r}")
+    said += reader.comments()
+    methods: list[AuthMethod] = []
+    while not reader.at_end:
+        reader.expect(";")
+        before = reader.comments()
+        if not reader.at_end and (method := _read_method(reader, before)):
+            methods.append(method)
+    return AuthResults(hostname, " ".join(said), tuple(methods))
+
+
+def _method_texts(method: AuthMethod) -> list[str]:
+    """The pieces between which a line may be folded."""
+    version = f"/{method.version}" if method.version else ""
+    texts = [f"{_value(method.method)}{version}={_value(method.result)}"]
+    if method.comment:
+        texts += comment(method.comment).split(" ")
+    if method.reason:
+        texts.append(f"reason={_quoted(method.reason)}")
+    for prop in method.props:
+        value = prop.value if prop.is_addr and _ADDRESS.fullmatch(prop.value) else _value(prop.value)
+        texts.append(f"{prop.type}.{prop.property}={value}" if prop.type else f"{prop.property}={value}")
+        if prop.comment:
+            texts += comment(prop.comment).split(" ")
+    return texts
+
+
+def _value(text: str) -> str:
+    return text if _VALUE.fullmatch(text) else _quoted(text)
+
+
+def _quoted(text: str) -> str:
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _read_method(reader: _Reader, said: list[str]) -> AuthMethod | None:
+    """One method with its result; None for `none`, which says that there are no results."""
+    name = reader.require(_KEYWORD, "method")
+    said = said + reader.comments()
+    if name.lower() == "none" and reader.at_end_of_method:
+        return None
+    version = ""
+    if reader.take("/"):
+        reader.comments()
+        version = reader.require(_KEYWORD, "method version")
+        reader.comments()
+    reader.expect("=")
+    said += reader.comments()
+    result = reader.require(_KEYWORD, "result").lower()
+    said += reader.comments()
+    reason = ""
+    props: list[AuthProp] = []
+    while not reader.at_end_of_method:
+        type_ = reader.require(_KEYWORD, "property")
+        prop = ""
+        reader.comments()
+        if reader.take("."):
+            reader.comments()
+            prop = reader.require(_KEYWORD, "property")
+            reader.comments()
+        reader.expect("=")
+        reader.comments()
+        if type_.lower() == "reason" and not prop:
+            reason = reader.value("reason")
+            said += reader.comments()
+            continue
+        value, is_addr = reader.property_value()
+        after = " ".join(reader.comments())
+        props.append(AuthProp(type_ if prop else "", prop or type_, value, is_addr, after))
+    return AuthMethod(name.lower(), result, version, " ".join(said), reason, tuple(props))
+
+
+class _Reader:
+    """A place in a header value."""
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        self._at = 0
+
+    @property
+    def at_end(self) -> bool:
+        return self._at >= len(self._text)
+
+    @property
+    def at_end_of_method(self) -> bool:
+        return self.at_end or self._text[self._at] == ";"
+
+    def take(self, character: str) -> bool:
+        if self._text.startswith(character, self._at):
+            self._at += 1
+            return True
+        return False
+
+    def expect(self, character: str) -> None:
+        if not self.take(character):
+            raise BadAuthResults(f"expected {character!r} before {self._text[self._at : self._at + 64]!r}")
+
+    def match(self, pattern: re.Pattern[str]) -> str:
+        """What the pattern matches here, "" if nothing."""
+        match = pattern.match(self._text, self._at)
+        if match is None:
+            return ""
+        self._at = match.end()
+        return match[0]
+
+    def require(self, pattern: re.Pattern[str], what: str) -> str:
+        text = self.match(pattern)
+        if not text:
+            raise BadAuthResults(f"expected a {what} before {self._text[self._at : self._at + 64]!r}")
+        return text
+
+    def value(self, what: str) -> str:
+        """A token or quoted-string."""
+        quoted = self.match(_QUOTED)
+        return _unquoted(quoted) if quoted else self.require(_BARE, what)
+
+    def property_value(self) -> tuple[str, bool]:
+        """A token, quoted-string or address; and whether it is an address."""
+        quoted = self.match(_QUOTED)
+        if quoted and not self._text.startswith("@", self._at):
+            return _unquoted(quoted), False
+        value = quoted + self.match(_BARE)  # nothing at all is found as well: header.i=
+        return value, "@" in value
+
+    def comments(self) -> list[str]:
+        """Pass over white space and comments; the texts of the comments."""
+        found: list[str] = []
+        while True:
+            self.match(_WHITE_SPACE)
+            if not self.take("("):
+                return found
+            found.append(self._comment())
+
+    def _comment(self) -> str:
+        """The text of the comment whose content begins here."""
+        start = self._at
+        depth = 1
+        while match := _COMMENT_MARK.search(self._text, self._at):
+            self._at = match.end()
+            if match[0] == "\\":
+                self._at += 1
+                continue
+            depth += 1 if match[0] == "(" else -1
+            if not depth:
+                return _QUOTED_PAIR.sub(r"\1", self._text[start : match.start()])
+        raise BadAuthResults("comment without end")
+
+
+def _unquoted(quoted: str) -> str:
+    return _QUOTED_PAIR.sub(r"\1", quoted[1:-1])
