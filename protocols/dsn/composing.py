@@ -16,12 +16,12 @@ from typing import Final
 from protocols.message.charset import clean_text
 from protocols.message.composer import Composer
 from protocols.message.dates import format_date
-from protocols.message.headers import is_field
+from protocols.message.headers import is_field_name
 from protocols.message.headerwriter import HeaderWriter, comment
 from protocols.names import address_literal, dsn_localpart, format_localpart
 from protocols.smtpsyntax import Path
 
-from .values import Action, Dsn, DsnError, DsnRecipient, Fields, NameIP
+from .values import DEFAULT_DIAGNOSTIC_TYPE, Action, Dsn, DsnError, DsnRecipient, Fields, NameIP
 
 MAX_TEXT: Final = 8 * 1024  # characters of one value in the status; with 100 recipients others still read it
 MAX_LINE: Final = 998  # bytes without CRLF, RFC 5322 2.1.1
@@ -34,6 +34,7 @@ _NOT_IN_NAME: Final = re.compile(r"[ ();]")
 _HEADER_END: Final = re.compile(rb"\A\r?\n|\n\r?\n")
 _NOT_PLAIN: Final = re.compile(rb"\0|\r(?!\n)")
 _STATUS: Final = re.compile(r"[245]\.[0-9]{1,3}\.[0-9]{1,3}")
+_DIAGNOSTIC_TYPE: Final = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _UNKNOWN_STATUS: Final = {Action.FAILED: "5.0.0", Action.DELAYED: "4.0.0"}
 _SUCCESS_STATUS: Final = "2.0.0"
 
@@ -91,8 +92,10 @@ class _Form:
 
     def text(self, text: str) -> str:
         """Text of anybody's on one line, without white space at its ends."""
-        text = self._readable(_CONTROLS.sub(" ", text[:MAX_TEXT]).strip(" "))
-        return text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}..."
+        written = self._readable(_CONTROLS.sub(" ", text[:MAX_TEXT]).strip(" "))
+        if len(text) <= MAX_TEXT and len(written) <= MAX_TEXT:
+            return written
+        return f"{written[:MAX_TEXT]}..."
 
     def lines(self, text: str) -> bytes:
         """Text of anybody's as the body of a part."""
@@ -164,7 +167,8 @@ def _recipient(recipient: DsnRecipient, form: _Form) -> list[tuple[str, str]]:
     if recipient.remote_mta is not None:
         fields.append(("Remote-MTA", form.mta(recipient.remote_mta)))
     if recipient.diagnostic:
-        kind = _NOT_IN_NAME.sub("", form.text(recipient.diagnostic_type))
+        kind = recipient.diagnostic_type
+        kind = kind if _DIAGNOSTIC_TYPE.fullmatch(kind) else DEFAULT_DIAGNOSTIC_TYPE
         fields.append(("Diagnostic-Code", f"{kind}; {form.text(recipient.diagnostic)}"))
     if recipient.last_attempt is not None:
         fields.append(("Last-Attempt-Date", format_date(recipient.last_attempt)))
@@ -175,7 +179,7 @@ def _recipient(recipient: DsnRecipient, form: _Form) -> list[tuple[str, str]]:
 
 
 def _others(fields: Fields, form: _Form) -> list[tuple[str, str]]:
-    return [(name, form.text(value)) for name, value in fields if is_field(f"{name}:".encode())]
+    return [(name, form.text(value)) for name, value in fields if is_field_name(name)]
 
 
 def _block(fields: Fields) -> bytes:

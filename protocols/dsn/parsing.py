@@ -21,7 +21,7 @@ from protocols.message.structure import Envelope, Part
 from protocols.names import format_localpart
 from protocols.smtpsyntax import POSTMASTER, Path, SyntaxProblem, parse_mailbox
 
-from .values import MAX_RECIPIENTS, Action, Dsn, DsnError, DsnRecipient, Fields, NameIP
+from .values import DEFAULT_DIAGNOSTIC_TYPE, MAX_RECIPIENTS, Action, Dsn, DsnError, DsnRecipient, Fields, NameIP
 
 MAX_PART: Final = 1 << 20  # bytes of a part; a longer status is refused, of text and original this much is kept
 MAX_FIELDS: Final = 5000  # of one status; for MAX_RECIPIENTS a third of it is enough
@@ -158,7 +158,7 @@ class _Block:
         if action not in _ACTIONS:
             raise DsnError(f"unknown action {action[:64]!r}")
         status, status_comment = self._status()
-        diagnostic_type, diagnostic = self._typed("Diagnostic-Code", "smtp")
+        diagnostic_type, diagnostic = self._typed("Diagnostic-Code", DEFAULT_DIAGNOSTIC_TYPE)
         return DsnRecipient(
             final=self._path(final_text or original_text),
             final_text=final_text,

@@ -13,6 +13,7 @@ from protocols.message.errors import MessageError
 from protocols.smtpsyntax import Path
 
 MAX_RECIPIENTS: Final = 100  # of one notification that is read
+DEFAULT_DIAGNOSTIC_TYPE: Final = "smtp"
 
 Fields: TypeAlias = Sequence[tuple[str, str]]
 """Names and values of fields."""
@@ -56,7 +57,7 @@ class DsnRecipient:
     """The server that answered; None when the verdict is ours."""
     diagnostic: str = ""
     """What it answered, the lines of the reply joined by spaces."""
-    diagnostic_type: str = "smtp"
+    diagnostic_type: str = DEFAULT_DIAGNOSTIC_TYPE
     last_attempt: datetime | None = None
     final_log_id: str = ""
     will_retry_until: datetime | None = None

@@ -16,7 +16,7 @@ from protocols.errors import ProtocolError
 from protocols.names import Address, Domain, pack
 
 from .encodedwords import encode_words
-from .headers import is_field, is_token
+from .headers import is_field_name, is_token
 from .headerwriter import MAX_WORD, BadHeaderText, HeaderWriter
 
 MAX_TEXT_LINE: Final = 78  # bytes; text with longer lines is quoted-printable
@@ -169,7 +169,7 @@ class Composer:
         return parts
 
     def _field(self, name: str) -> HeaderWriter:
-        if not is_field(f"{name}:".encode()):
+        if not is_field_name(name):
             raise BadHeaderText(f"not the name of a header field: {name!r}")
         return HeaderWriter(f"{name}:")
 

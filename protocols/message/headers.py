@@ -15,6 +15,7 @@ MAX_PARAMETERS: Final = 1000  # of one field; more are ignored
 MAX_CONTINUATIONS: Final = 1000  # pieces of one RFC 2231 value; more are ignored
 
 _TOKEN: Final = re.compile(rb"[!#$%&'*+\-.0-9A-Z^_`a-z{|}~]+")
+_NAME: Final = re.compile(r"[!-9;-~]+")
 _FIELD_NAME: Final = re.compile(rb"[!-9;-~]+[ \t]*")
 _STRUCTURE: Final = re.compile(rb'["();\\]')
 
@@ -65,6 +66,11 @@ def is_field(line: bytes) -> bool:
     """Whether a line begins a header field: a name of printable ASCII, and a colon."""
     match = _FIELD_NAME.match(line)
     return match is not None and line[match.end() : match.end() + 1] == b":"
+
+
+def is_field_name(name: str) -> bool:
+    """Whether it can be the name of a header field (RFC 5322 3.6.8)."""
+    return _NAME.fullmatch(name) is not None
 
 
 def unfold(raw: bytes) -> bytes:
