@@ -12,6 +12,8 @@ from protocols.names import Domain
 
 from .headerwriter import HeaderWriter, comment
 
+MAX_VALUE: Final = 64 * 1024  # characters of a header value that is read; real ones have less than 4 kB
+
 _VALUE: Final = re.compile(r"[^\x00-\x20()<>@,;:\\\"/\[\]?=\x7f]+")  # a token of RFC 2045 5.1, or UTF-8 in its place
 _ADDRESS: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*+"@)?[^\s();"\\]+')
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9_-]+")
@@ -87,6 +89,8 @@ def parse_auth_results(text: str) -> AuthResults:
 
     Takes what occurs: a semicolon at the end, comments anywhere, properties without a type (`action=none`).
     """
+    if len(text) > MAX_VALUE:
+        raise BadAuthResults(f"longer than {MAX_VALUE} characters")
     reader = _Reader(text)
     said = reader.comments()
     hostname = reader.value("authserv-id")
@@ -227,7 +231,7 @@ class _Reader:
             found.append(self._comment())
 
     def _comment(self) -> str:
-        """The text of the comment whose content begins here."""
+        """The text, with single spaces, of the comment whose content begins here."""
         start = self._at
         depth = 1
         while match := _COMMENT_MARK.search(self._text, self._at):
@@ -237,7 +241,7 @@ class _Reader:
                 continue
             depth += 1 if match[0] == "(" else -1
             if not depth:
-                return _QUOTED_PAIR.sub(r"\1", self._text[start : match.start()])
+                return _QUOTED_PAIR.sub(r"\1", " ".join(self._text[start : match.start()].split()))
         raise BadAuthResults("comment without end")
 
 

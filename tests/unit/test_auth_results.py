@@ -190,6 +190,7 @@ def test_it_reads_exchange() -> None:
         ("example.org; dkim=pass (open", "comment without end"),
         ('example.org; dkim=pass reason="open', "expected a reason"),
         ('example.org; dkim=pass header.d="open', "expected a property"),
+        ("example.org; dkim=pass (" + "x" * 70_000 + ")", "longer than 65536 characters"),
     ],
 )
 def test_it_names_what_is_wrong(text: str, problem: str) -> None:
@@ -237,4 +238,4 @@ def test_it_takes_time_by_the_length(unit: str, before: str) -> None:
             best = min(best, time.process_time() - start)
         return best
 
-    assert seconds(80_000) / max(seconds(10_000), 1e-5) < 20
+    assert seconds(8_000) / max(seconds(1_000), 1e-5) < 20

@@ -387,4 +387,4 @@ def test_a_status_takes_time_by_its_length(unit: bytes) -> None:
             best = min(best, time.process_time() - start)
         return best
 
-    assert seconds(320_000) / max(seconds(40_000), 1e-5) < 20
+    assert seconds(160_000) / max(seconds(20_000), 1e-5) < 20
