@@ -31,9 +31,9 @@ from protocols.message import (
     needs_smtputf8,
     parse,
 )
+from protocols.message.authresults import AuthMethod, AuthProp, AuthResults
 from protocols.message.composer import message_id as new_message_id
 from protocols.message.dates import format_date
-from protocols.message.headerwriter import HeaderWriter
 from protocols.names import Address
 from protocols.names import Domain as DomainName
 from protocols.smtpsyntax import Path
@@ -351,8 +351,7 @@ def _signatures(request: Request, author: Address, added: bytes, *, smtputf8: bo
 
 
 def _authentication_results(hostname: DomainName, mail_from: Path, *, smtputf8: bool) -> bytes:
-    header = HeaderWriter("Authentication-Results:")
-    header.add(" ", f"{hostname.xname(smtputf8)};", "auth=pass")
-    if not mail_from.is_null:
-        header.add(" ", f"smtp.mailfrom={mail_from.text(smtputf8=smtputf8)}")  # RFC 8601 section 2.7.4
-    return header.bytes()
+    props = (AuthProp("smtp", "mailfrom", mail_from.text(smtputf8=smtputf8), is_addr=True),)  # RFC 8601 section 2.7.4
+    ascii_name = hostname.ascii if smtputf8 and hostname.unicode else ""
+    method = AuthMethod("auth", "pass", props=() if mail_from.is_null else props)
+    return AuthResults(hostname.xname(smtputf8), ascii_name, (method,)).compose()

@@ -211,7 +211,7 @@ def test_the_null_sender_may_be_used(wire: Wire, user: MailboxUser) -> None:
     assert wire.data(message(user.address)).startswith("250 ")
     (row,) = queued(user)
     assert row.sender == ""
-    assert b"\r\nAuthentication-Results: localhost; auth=pass\r\n" in bytes(row.prefix)
+    assert b"\r\nAuthentication-Results: localhost;\r\n\tauth=pass\r\n" in bytes(row.prefix)
 
 
 def test_hold_rules_hold_what_is_submitted(wire: Wire, user: MailboxUser) -> None:
