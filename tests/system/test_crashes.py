@@ -5,6 +5,7 @@ from __future__ import annotations
 import imaplib
 import os
 import smtplib
+import sqlite3
 import subprocess
 import sys
 from collections import Counter
@@ -34,6 +35,39 @@ def deliver(server: Server, number: int, body: str) -> bool:
     except (OSError, smtplib.SMTPException):
         return False
     return True
+
+
+def submit(server: Server, number: int, body: str) -> bool:
+    """Whether a message to somebody elsewhere got its 250."""
+    text = f"From: <{USER}>\r\nTo: <bo@remote.example>\r\nSubject: number {number}\r\n\r\n{body}"
+    try:
+        with smtplib.SMTP(server.ip, server.submission_port, timeout=20, source_address=(source_ip(), 0)) as client:
+            client.login(USER, localserve.PASSWORD)
+            client.sendmail(USER, ["bo@remote.example"], text)
+    except (OSError, smtplib.SMTPException):
+        return False
+    return True
+
+
+def hold_everything(server: Server) -> None:
+    """What is submitted from now on stays in the queue."""
+    with sqlite3.connect(server.directory / "mox.sqlite3", timeout=20) as database:
+        database.execute("INSERT INTO queue_holdrule (sender_domain, recipient_domain) VALUES ('', '')")
+    database.close()
+
+
+def numbers_in_queue(server: Server) -> Counter[int]:
+    """How often each numbered message is in the queue; the content of each must be there."""
+    with sqlite3.connect(server.directory / "mox.sqlite3", timeout=20) as database:
+        rows = database.execute(
+            "SELECT subject, q.size, length(prefix), b.size, length(data), storage_name"
+            " FROM queue_queuemessage q JOIN store_blob b ON b.id = blob_id"
+        ).fetchall()
+    database.close()
+    for _, size, prefix, content, inline, name in rows:
+        stored = inline if inline is not None else (server.directory / "msg" / name).stat().st_size
+        assert size - prefix == content == stored, "content is damaged"
+    return Counter(int(row[0].removeprefix("number ")) for row in rows)
 
 
 def imap(server: Server) -> imaplib.IMAP4:
@@ -105,7 +139,7 @@ def test_mail_is_found_again_after_everything_was_killed(own_server: OwnServer) 
     ],
 )
 def test_a_delivery_that_got_its_250_survives_a_crash_at(own_server: OwnServer, point: str, body: str) -> None:
-    check_crash(own_server(), point, body, deliver)
+    check_crash(own_server(), point, body, deliver, numbers_in_inbox)
 
 
 @pytest.mark.parametrize(
@@ -118,11 +152,31 @@ def test_a_delivery_that_got_its_250_survives_a_crash_at(own_server: OwnServer, 
     ],
 )
 def test_an_append_that_got_its_ok_survives_a_crash_at(own_server: OwnServer, point: str, body: str) -> None:
-    check_crash(own_server(), point, body, append)
+    check_crash(own_server(), point, body, append, numbers_in_inbox)
 
 
-def check_crash(server: Server, point: str, body: str, send: Callable[[Server, int, str], bool]) -> None:
+@pytest.mark.parametrize(
+    ("point", "body"),
+    [
+        ("store.after_blob_fsync", LARGE),
+        ("store.before_commit", SMALL),
+        ("store.after_commit", LARGE),
+        ("smtp.before_reply", SMALL),
+    ],
+)
+def test_a_submission_that_got_its_250_survives_a_crash_at(own_server: OwnServer, point: str, body: str) -> None:
+    check_crash(own_server(), point, body, submit, numbers_in_queue)
+
+
+def check_crash(
+    server: Server,
+    point: str,
+    body: str,
+    send: Callable[[Server, int, str], bool],
+    numbers: Callable[[Server], Counter[int]],
+) -> None:
     server.start("--ip", server.ip, env={"MOX_FAULT": f"{point}:3"})
+    hold_everything(server)
     acknowledged: set[int] = set()
     refused: set[int] = set()
     for number in range(1, TRIES + 1):
@@ -133,11 +187,11 @@ def check_crash(server: Server, point: str, body: str, send: Callable[[Server, i
     server.wait_for_line('cause="signal 9"')
     server.kill()
     server.start()
-    found = numbers_in_inbox(server)
+    found = numbers(server)
     assert acknowledged, "nothing was acknowledged before the crash: the test shows nothing"
     assert {number for number in acknowledged if found[number] != 1} == set(), "acknowledged, and not there once"
     assert all(found[number] <= 1 for number in refused)
     assert set(found) <= acknowledged | refused
-    assert deliver(server, 100, body), "the server does not go on after the crash"
+    assert send(server, 100, body), "the server does not go on after the crash"
     assert server.stop() == 0
     store_check(server)
