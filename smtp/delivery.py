@@ -174,7 +174,7 @@ async def _store(
     """One change of the group commit for all recipients."""
 
     def job(tx: Tx) -> list[Outcome]:
-        delivering = Delivering(tx)
+        delivering = Delivering(tx, alone=len(deliveries) == 1)
         outcomes = [_delivered(delivering, r, d) for r, d in zip(recipients, deliveries, strict=True)]
         failures = sum(outcome.result is not Result.DELIVERED for outcome in outcomes)
         if failures == len(outcomes) or (failures and not _may_be_partial(rules)):

@@ -34,9 +34,10 @@ _STATE_COLUMNS: Final = ("last_modseq", "highest_deleted_modseq", "next_uidvalid
 _mailbox_by_id: Final = ModelStatement(
     Mailbox, lambda pk, account_id: Mailbox.objects.filter(pk=pk, account_id=account_id, expunged=False)
 )
-_mailbox_by_name: Final = ModelStatement(
+mailbox_by_name: Final = ModelStatement(
     Mailbox, lambda account_id, name: Mailbox.objects.filter(account_id=account_id, name=name, expunged=False)
 )
+"""The live mailbox of an account with a canonical name."""
 _quota: Final = Statement(lambda account_id: Account.objects.filter(pk=account_id).values_list("quota_message_size"))
 
 
@@ -159,7 +160,7 @@ class AccountTx:
         for known in self._mailboxes.values():
             if known.name == name:
                 return known
-        mailbox = _mailbox_by_name.row(self.account_id, name)
+        mailbox = mailbox_by_name.row(self.account_id, name)
         if mailbox is not None:
             self._mailboxes[mailbox.pk] = mailbox
         return mailbox
@@ -247,10 +248,17 @@ class Tx:
             raise
 
     @contextlib.contextmanager
-    def change(self) -> Iterator[None]:
-        """A savepoint whose changes have modification sequences of their own: one of several in a group commit."""
+    def change(self, *, alone: bool = False) -> Iterator[None]:
+        """A savepoint whose changes have modification sequences of their own: one of several in a group commit.
+
+        One that is ``alone`` needs no savepoint: with it the transaction is undone.
+        """
         for account in self.accounts.values():
             account.begin_change()
+        if alone:
+            yield
+            self.flush()
+            return
         with self.savepoint():
             yield
 

@@ -30,6 +30,8 @@ class Delivering:
     """The deliveries of one content in one transaction: its blob is stored once."""
 
     tx: Tx
+    alone: bool = False
+    """There is only one: what undoes it undoes the whole change."""
     _blobs: dict[int, int] = field(default_factory=dict)
 
     def deliver(self, delivery: Delivery) -> Placement:
@@ -37,6 +39,8 @@ class Delivering:
         key = id(delivery.new.blob)
         if key not in self._blobs:
             self._blobs[key] = blobs.insert(delivery.new.blob)
+        if self.alone:
+            return _deliver(self.tx, delivery, self._blobs[key])
         with self.tx.savepoint():
             return _deliver(self.tx, delivery, self._blobs[key])
 

@@ -12,7 +12,6 @@ from typing import Any, Final, NamedTuple
 from django.db import connection
 from django.db.models import Q
 
-from accounts.models import Account
 from protocols.message import clean_text, index_text, message_id_canonical, thread_subject
 from protocols.names import BadDomain, parse_domain
 from server.models import ServerSettings
@@ -190,17 +189,13 @@ def add(tx: AccountTx, mailbox: Mailbox, new: NewMessage, blob_id: int | None = 
 
 def check_quota(tx: AccountTx, size: int) -> None:
     """Raises OverQuota if the account has no room for so many bytes more."""
-    limit = _limit(tx.own_quota)
+    limit = quota_limit(tx.own_quota)
     if limit and tx.state.message_size + size > limit:
         raise OverQuota(limit)
 
 
-def quota_limit(account: Account) -> int:
-    """Bytes of messages that the account may have; 0 is no limit."""
-    return _limit(account.quota_message_size)
-
-
-def _limit(own: int) -> int:
+def quota_limit(own: int) -> int:
+    """Bytes of messages that an account with this setting of its own may have; 0 is no limit."""
     if own < 0:
         return 0
     return own or ServerSettings.current().quota_message_size

@@ -5,19 +5,26 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from django.db.models import F
 from django.db.models.expressions import Combinable
 
-from accounts.models import Account
 from server import db
+from server.statements import Statement
 
 from .columns import BITS
-from .errors import MailboxNotFound, OverQuota
+from .db import mailbox_by_name
+from .errors import MailboxGone, MailboxNotFound, OverQuota
 from .mailboxes import canonical_name
 from .messages import FlagRow, quota_limit, uid_conditions
 from .models import AccountState, Mailbox, Message, Subscription
+
+_room: Final = Statement(
+    lambda account_id: AccountState.objects.filter(pk=account_id).values_list(
+        "message_size", "account__quota_message_size"
+    )
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +97,7 @@ def _opened(view: MailboxView, account_id: int) -> OpenedMailbox:
 
 def mailbox(account_id: int, name: str) -> MailboxView:
     """Raises MailboxNotFound, MailboxError."""
-    row = Mailbox.objects.filter(account_id=account_id, name=canonical_name(name), expunged=False).first()
+    row = mailbox_by_name.row(account_id, canonical_name(name))
     if row is None:
         raise MailboxNotFound(f"mailbox {name!r} does not exist")
     return _view(row)
@@ -142,9 +149,12 @@ def rows(
 
 def check_quota(account_id: int, size: int) -> None:
     """Whether an account has room for so many bytes now; adding a message checks again. Raises OverQuota."""
-    account = Account.objects.get(pk=account_id)
-    limit = quota_limit(account)
-    if limit and AccountState.objects.values_list("message_size", flat=True).get(pk=account_id) + size > limit:
+    row = _room.row(account_id)
+    if row is None:
+        raise MailboxGone(f"account {account_id} was removed")
+    used, own_quota = row
+    limit = quota_limit(own_quota)
+    if limit and used + size > limit:
         raise OverQuota(limit)
 
 

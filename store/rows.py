@@ -14,6 +14,8 @@ from typing import Any, Final
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.models import BooleanField, CharField, Field, ForeignKey, IntegerField, Model, TextField
 
+from server.statements import run
+
 _MISSING: Final = object()
 _PLAIN: Final = (BooleanField, CharField, ForeignKey, IntegerField, TextField)  # bool, str and int, as they are
 
@@ -51,9 +53,7 @@ def insert(model: type[Model], values: Mapping[str, Any]) -> int:
             raise TypeError(f"{model.__name__}.{column.name} has no default and was not given")
         else:
             params.append(column.default)
-    with connection.cursor() as cursor:
-        cursor.execute(statement.sql, params)
-        inserted: int = cursor.fetchone()[0]
+    inserted: int = run(statement.sql, params)[0][0]
     return inserted
 
 
@@ -62,8 +62,7 @@ def update(model: type[Model], pk: int, values: Mapping[str, Any]) -> None:
     sql, prepare = _update(model, tuple(values))
     database = connections[DEFAULT_DB_ALIAS]
     params = [value if p is None else p(value, database) for p, value in zip(prepare, values.values(), strict=True)]
-    with connection.cursor() as cursor:
-        cursor.execute(sql, [*params, pk])
+    run(sql, [*params, pk])
 
 
 @functools.cache

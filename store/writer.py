@@ -140,18 +140,26 @@ class GroupWriter:
         def transact() -> dict[int, int]:
             with _duration.labels("group").time(), db.write():
                 tx = locked(account_ids)
-                for change in group:
-                    try:
-                        with tx.change():
-                            change.outcome = change.job(tx)
-                    except OperationalError:
-                        raise  # locked, deadlock, disk full: the whole transaction is lost
-                    except Exception as exc:
-                        change.error = exc
+                if len(group) == 1:
+                    with tx.change(alone=True):
+                        group[0].outcome = group[0].job(tx)
+                else:
+                    _change_each(tx, group)
                 faults.point("store.before_commit")
             return tx.changed()
 
         return db.retrying(transact)
+
+
+def _change_each(tx: Tx, group: list[_Change]) -> None:
+    for change in group:
+        try:
+            with tx.change():
+                change.outcome = change.job(tx)
+        except OperationalError:
+            raise  # locked, deadlock, disk full: the whole transaction is lost
+        except Exception as exc:
+            change.error = exc
 
 
 def _explained(exc: BaseException) -> BaseException:

@@ -269,10 +269,12 @@ class _Scanner:
         """Set the decoded size of a part that has no parts."""
         encoding = part.encoding
         part.decoded_size = part.size
-        if encoding == "BASE64" and not part.is_text and part.size <= DECODE_AT_ONCE:
-            body = base + part.body_offset
-            part.decoded_size = decoded_base64_size(self.content.slice(body, body + part.size))
-        elif not part.is_identity:
+        if encoding == "BASE64" and not part.is_text:
+            size = decoded_base64_size(self._encoded(part, base))
+            if size is not None:
+                part.decoded_size = size
+                return
+        if not part.is_identity:
             part.decoded_size = 0
             previous = b""
             for piece in self._decoded(part, base):
@@ -284,11 +286,16 @@ class _Scanner:
                     previous = piece
 
     def _decoded(self, part: Part, base: int) -> Iterator[bytes]:
-        body, end = base + part.body_offset, base + part.end_offset
-        if end - body <= DECODE_AT_ONCE:
-            return iter((decode(self.content.slice(body, end), part.encoding),))
-        pieces = (self.content.slice(at, min(at + DECODE_AT_ONCE, end)) for at in range(body, end, DECODE_AT_ONCE))
+        pieces = self._encoded(part, base)
+        if part.size <= DECODE_AT_ONCE:
+            return iter([decode(piece, part.encoding) for piece in pieces])
         return decode_stream(pieces, part.encoding)
+
+    def _encoded(self, part: Part, base: int) -> Iterator[bytes]:
+        """The body as it stands, in pieces."""
+        body, end = base + part.body_offset, base + part.end_offset
+        for at in range(body, end, DECODE_AT_ONCE):
+            yield self.content.slice(at, min(at + DECODE_AT_ONCE, end))
 
     def _delimiter(self, start: int, limit: int) -> _Delimiter | None:
         """The first boundary line of an open multipart among the lines that start from `start` to before `limit`."""

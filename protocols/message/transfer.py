@@ -32,9 +32,12 @@ def crlf_blocks(blocks: Iterable[bytes]) -> Iterator[bytes]:
     for block in blocks:
         if not block:
             continue
-        converted = block.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
-        if after_cr and block[:1] == b"\n":
-            converted = converted[1:]  # its CR went out with the block before
+        if block.count(b"\n") == block.count(b"\r\n"):
+            converted = block  # as nearly all messages are
+        else:
+            converted = block.replace(b"\r\n", b"\n").replace(b"\n", b"\r\n")
+            if after_cr and block[:1] == b"\n":
+                converted = converted[1:]  # its CR went out with the block before
         after_cr = block[-1:] == b"\r"
         yield converted
 
@@ -58,12 +61,20 @@ def decode_base64(data: bytes) -> bytes:
     return _decode_quads(data.rstrip(b"="))
 
 
-def decoded_base64_size(data: bytes) -> int:
-    """The length of `decode_base64(data)`, without making it in the usual case."""
-    count = len(data.translate(None, _NOT_BASE64))
-    pad = data.find(b"=")
-    if pad >= 0 and data[pad:].translate(None, _NOT_BASE64):
-        return len(decode_base64(data))
+def decoded_base64_size(pieces: Iterable[bytes]) -> int | None:
+    """The length of decoded base64 given in pieces, without decoding it; None if padding stands in the middle."""
+    count = 0
+    padded = False
+    for piece in pieces:
+        characters = len(piece.translate(None, _NOT_BASE64))
+        if padded and characters:
+            return None
+        pad = piece.find(b"=")
+        if pad >= 0:
+            padded = True
+            if piece[pad:].translate(None, _NOT_BASE64):
+                return None
+        count += characters
     return count // 4 * 3 + (0, 0, 1, 2)[count % 4]
 
 
