@@ -80,7 +80,7 @@ def _unused(before: datetime) -> QuerySet[Blob]:
 
 def _references() -> Iterator[ForeignObjectRel]:
     """The reverse relations of Blob, of higher packages too; its own text goes with it."""
-    for field in Blob._meta.get_fields():
+    for field in Blob._meta.get_fields(include_hidden=True):
         if isinstance(field, ForeignObjectRel) and field.get_accessor_name() != "text":
             yield field
 
