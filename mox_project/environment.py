@@ -106,6 +106,8 @@ class Environment:
         return self.database_url.startswith("sqlite:") and self.embedded_redis
 
 
+_SECRETS: Final = ("MOX_SECRET_KEY", "MOX_ENCRYPTION_KEYS", "MOX_RECEIVED_ID_KEY")
+
 # Variables that are looked at before or beside this; known, so that nobody is warned of them.
 _KNOWN_ELSEWHERE: Final = frozenset({"MOX_DATA_DIR", "MOX_USER", "MOX_NO_FIX_PERMISSIONS"})
 
@@ -151,6 +153,12 @@ def load_for_launch(variables: Mapping[str, str] | None = None, argv: Sequence[s
         fix_permissions=not reader.flag("MOX_NO_FIX_PERMISSIONS", default=False),
         inherited=bool(reader.text("MOX_SOCKETS", "")),
     )
+
+
+def placeholder_secrets(variables: Mapping[str, str]) -> dict[str, str]:
+    """Values for the secrets that are not given, for a process that uses none: so that none are made and kept."""
+    value = base64.urlsafe_b64encode(bytes(24)).decode()
+    return {name: value for name in _SECRETS if not variables.get(name) and not variables.get(f"{name}_FILE")}
 
 
 def log_level_now(data_dir: Path) -> str:

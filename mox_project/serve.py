@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
 import enum
 import json
 import logging
 import os
+import sys
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
@@ -20,9 +22,10 @@ from server import logs, metricfiles, tls
 from server.logs import Levels
 from server.version import VERSION
 
-from . import asgi, celery, embedded_redis, mailserver, sockets
+from . import asgi, celery, embedded_redis, mailserver, sockets, upgrade
 from .child import Link
 from .environment import Environment, log_level_now
+from .problem import EnvironmentProblem
 from .sockets import Binding
 from .supervisor import ESSENTIAL_STOP_TIMEOUT, STOP_TIMEOUT, ChildProcess, Supervisor
 
@@ -62,6 +65,42 @@ class Plan:
         return cls([Binding(**binding) for binding in values["bindings"]], Levels(**values["levels"]))
 
 
+def examined(kinds: Collection[Kind]) -> Plan:
+    """What to serve, if all is there that it takes; the database is brought up to date. Raises EnvironmentProblem.
+
+    Opens database connections: not for the supervisor's own process.
+    """
+    from server.models import Listener, ServerSettings
+
+    environment = settings.MOX
+    copy = upgrade.bring_up_to_date(automatic=environment.is_alone)
+    if copy is not None:
+        sys.stderr.write(f"the database was migrated; as it was before, it is in {copy}\n")
+    if not ServerSettings.objects.exists():
+        raise EnvironmentProblem(
+            f"no server is set up in {environment.data_dir}: its hostname, listeners and first account are missing"
+        )
+    for listener in Listener.objects.filter(node__in=("*", environment.node)):
+        for path in tls.missing_files(listener):
+            raise EnvironmentProblem(f"listener {listener.name} has TLS, and its file {path} is missing")
+    found = plan()
+    bindings = wanted(found.bindings, kinds)
+    if Kind.MAIL in kinds and not any(binding.is_mail for binding in bindings):
+        raise EnvironmentProblem(
+            f"no listener has a mail service for node {environment.node}: enable one, or name this node with "
+            "MOX_NODE as the listener does"
+        )
+    return Plan(bindings, found.levels)
+
+
+def parse_kinds(text: str) -> frozenset[Kind]:
+    """``mail,web``, as an option of a command."""
+    unknown = [word for word in text.split(",") if word not in list(Kind)]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"unknown kind {unknown[0]!r}, use {', '.join(Kind)}")
+    return frozenset(Kind(word) for word in text.split(","))
+
+
 def plan(given_level: str = "") -> Plan:
     """What to listen on and how much to log, as the database has it."""
     return Plan(list(sockets.bindings(settings.MOX.node)), levels(given_level))
@@ -76,11 +115,11 @@ def levels(given: str = "") -> Levels:
     return Levels(default, {} if given else stored.log_levels)
 
 
-def prepare_directories(environment: Environment) -> None:
-    """Make what the processes expect, and remove what earlier ones left behind."""
+def prepare_directories(environment: Environment, *, keep_metrics: bool = False) -> None:
+    """Make what the processes expect, and remove what earlier ones left behind; ``keep_metrics``: others still run."""
     for directory in (environment.run_dir, environment.temporary_dir):
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    for path in environment.metrics_dir.glob("*.db"):
+    for path in () if keep_metrics else environment.metrics_dir.glob("*.db"):
         if not path.stem.endswith(f"_{os.getpid()}"):
             path.unlink(missing_ok=True)
     for directory in (environment.temporary_dir, environment.data_dir / "msg" / "tmp"):

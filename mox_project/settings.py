@@ -52,7 +52,7 @@ def database(url: str) -> dict[str, Any]:
         query = parse_qs(parts.query)
         return {
             "ENGINE": "django.db.backends.sqlite3",
-            "NAME": unquote(parts.path),
+            "NAME": f"/{unquote(parts.path).lstrip('/')}",
             "CONN_MAX_AGE": None,
             "OPTIONS": {
                 # Whoever will write takes the lock at BEGIN: a later upgrade fails at once where another was first.

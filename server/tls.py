@@ -5,9 +5,11 @@ from __future__ import annotations
 import ssl
 import threading
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Final
 
+from cryptography import x509
 from django.conf import settings
 
 from .models import Listener, TLSMode
@@ -38,6 +40,29 @@ def self_signed_pair() -> tuple[Path, Path]:
 def available(listener: Listener) -> bool:
     """Whether connections to a listener can use TLS."""
     return listener.tls_mode != TLSMode.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class CertificateInfo:
+    """A certificate that is served: its file, whom it is for, and until when it holds."""
+
+    file: Path
+    names: list[str]
+    not_after: datetime
+
+
+def certificates() -> list[CertificateInfo]:
+    """What this installation has for its listeners."""
+    file = _pair().certificate
+    if not file.is_file():
+        return []
+    certificate = x509.load_pem_x509_certificate(file.read_bytes())
+    try:
+        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+        shown = [*names.get_values_for_type(x509.DNSName), *map(str, names.get_values_for_type(x509.IPAddress))]
+    except x509.ExtensionNotFound:
+        shown = []
+    return [CertificateInfo(file, shown, certificate.not_valid_after_utc)]
 
 
 def missing_files(listener: Listener) -> list[Path]:

@@ -57,7 +57,7 @@ class Server:
     def start(self, *options: str, env: Mapping[str, str] | None = None, wait: bool = True) -> None:
         """Start it, and with ``wait`` return when it says that it is ready."""
         self._process = subprocess.Popen(
-            [sys.executable, "manage.py", "localserve", "--dir", str(self.directory), *options],
+            self._command(*options),
             cwd=PROJECT,
             env={**os.environ, **(env or {})},
             stdin=subprocess.DEVNULL,
@@ -69,6 +69,9 @@ class Server:
         threading.Thread(target=self._read, args=(self._process, self._lines), daemon=True).start()
         if wait:
             self.wait_for_line("ready\n", whole=True)
+
+    def _command(self, *options: str) -> list[str]:
+        return [sys.executable, "manage.py", "localserve", "--dir", str(self.directory), *options]
 
     def wait_for_line(self, text: str, timeout: float = START_TIMEOUT, *, whole: bool = False) -> str:
         """The next line of output that contains this, or (``whole``) is this; lines before it are passed."""

@@ -1,0 +1,269 @@
+"""`serve` as an operator meets it: start, status, reload, stop, parts of a server, and what it refuses."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import json
+import os
+import shutil
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from tests import installation
+from tests.system import nodes
+from tests.system.nodes import Node
+from tests.system.servers import PROJECT
+
+KINDS = ["redis", "mail-1", "web-1", "worker-delivery", "worker-webhooks", "worker-maintenance", "beat"]
+
+_numbers = itertools.count(200)
+
+
+@pytest.fixture(scope="module")
+def open_directory() -> Iterator[Path]:
+    """A directory that any user can reach."""
+    directory = Path(tempfile.mkdtemp(prefix="mox-node-"))
+    directory.chmod(0o755)
+    yield directory
+    shutil.rmtree(directory, ignore_errors=True)
+
+
+@pytest.fixture(scope="module")
+def pattern(open_directory: Path) -> Path:
+    """A directory that is set up, to be copied."""
+    directory = open_directory / "pattern"
+    nodes.set_up(directory, nodes.listener("public", "127.0.0.1"))
+    return directory
+
+
+@pytest.fixture
+def new_node(open_directory: Path, pattern: Path) -> Iterator[Callable[[], Node]]:
+    """Makes nodes with a directory and an address of their own, not started."""
+    made: list[Node] = []
+
+    def make() -> Node:
+        number = next(_numbers)
+        node = Node(open_directory / f"node{number}", f"127.0.{installation.worker_number()}.{number}")
+        shutil.copytree(pattern, node.directory)
+        with contextlib.closing(sqlite3.connect(node.directory / "mox.sqlite3")) as database, database:
+            database.execute("UPDATE server_listener SET ips = ?", (json.dumps([node.ip]),))
+        made.append(node)
+        return node
+
+    yield make
+    for node in made:
+        if node.is_running():
+            node.kill()
+
+
+@pytest.fixture
+def node(new_node: Callable[[], Node]) -> Node:
+    return new_node()
+
+
+def get(node: Node, path: str) -> tuple[int, str]:
+    try:
+        with urllib.request.urlopen(f"http://{node.ip}:{node.metrics_port}{path}", timeout=20) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError as exc:
+        return exc.code, exc.read().decode()
+
+
+def greets(node: Node, port: int) -> bool:
+    try:
+        with node.connect(port) as client:
+            return client.recv(1000).startswith((b"220 ", b"* OK "))
+    except ConnectionRefusedError:
+        return False
+
+
+def test_it_tells_how_its_processes_are_doing_and_stops(node: Node) -> None:
+    node.start()
+    assert greets(node, node.smtp_port)
+    assert greets(node, node.imap_port)
+    asked = node.mox("status", "--json")
+    assert asked.returncode == 0, asked.stderr
+    status = json.loads(asked.stdout)
+    assert [process["name"] for process in status["processes"]] == KINDS
+    assert all(process["is_ready"] and process["restarts"] == 0 for process in status["processes"])
+    assert all(psutil.pid_exists(process["pid"]) for process in status["processes"])
+    assert status["queue"] == {"total": 0, "due": 0, "hold": 0, "delivering": 0}
+    (certificate,) = status["certificates"]
+    assert certificate["names"] == [nodes.HOSTNAME, "127.0.0.1"]
+    children = psutil.Process(node.pid).children(recursive=True)
+
+    began = time.monotonic()
+    stopped = node.mox("stop")
+    assert (stopped.returncode, stopped.stdout, stopped.stderr) == (0, "", "")
+    assert node.wait_for_end() == 0
+    assert time.monotonic() - began < 8, "5 s to stop, and the start of the command"
+    _, alive = psutil.wait_procs(children, timeout=0)
+    assert alive == []
+    for word in ("status", "stop", "reload"):
+        refused = node.mox(word)
+        assert refused.returncode == 1
+        assert f"no server is running in {node.directory}" in refused.stderr
+
+
+def test_a_restarted_process_is_counted(node: Node) -> None:
+    node.start()
+    node.kill_child("worker-webhooks")
+    node.wait_for_line("child=worker-webhooks")
+    while True:
+        status = json.loads(node.mox("status", "--json").stdout)
+        (found,) = [process for process in status["processes"] if process["name"] == "worker-webhooks"]
+        if found["is_ready"]:
+            break
+    assert found["restarts"] == 1
+    node.mox("stop")
+    assert node.wait_for_end() == 0
+
+
+@pytest.mark.parametrize("by_signal", [True, False], ids=["SIGHUP", "mox reload"])
+def test_a_reload_changes_how_much_is_logged(node: Node, by_signal: bool) -> None:
+    node.start()
+    assert greets(node, node.smtp_port)
+    assert not any("l=debug" in line for line in node.output)
+    (node.directory / "mox.env").write_text("MOX_LOG_LEVEL=debug\n")
+    if by_signal:
+        os.kill(node.pid, signal.SIGHUP)
+    else:
+        assert node.mox("reload").returncode == 0
+    node.wait_for_line('m="settings are loaded anew"')
+    while not any(line.startswith("l=debug") and "pkg=smtp" in line for line in node.output):
+        assert greets(node, node.smtp_port)
+    assert node.stop() == 0
+
+
+@pytest.mark.parametrize("kind", ["mail", "worker-delivery", "beat"])
+def test_part_of_a_server_says_how_it_is_doing_too(node: Node, kind: str) -> None:
+    node.start("--only", kind)
+    assert greets(node, node.smtp_port) is (kind == "mail")
+    assert get(node, "/healthz") == (200, "ok\n")
+    assert get(node, "/readyz") == (200, '{"ready": true, "problems": {}}')
+    status, metrics = get(node, "/metrics")
+    assert status == 200
+    assert "mox_connections_count" in metrics or kind != "mail"
+    assert get(node, "/")[0] == 404
+    assert node.stop() == 0
+
+
+def test_several_kinds_and_their_numbers(node: Node) -> None:
+    node.start("--only", "mail,web", env={"MOX_MAIL_WORKERS": "2", "MOX_WEB_WORKERS": "2"})
+    status = json.loads(node.mox("status", "--json").stdout)
+    assert [process["name"] for process in status["processes"]] == ["redis", "mail-1", "mail-2", "web-1", "web-2"]
+    assert node.stop() == 0
+
+
+def test_an_unknown_kind_is_a_wrong_use(node: Node) -> None:
+    refused = node.mox("listeners", "--only", "mails")
+    assert refused.returncode == 2
+    assert "unknown kind 'mails', use mail, web, worker-delivery" in refused.stderr
+
+
+def test_a_directory_that_is_served_already_is_refused(node: Node) -> None:
+    node.start()
+    supervisor = (node.directory / "run" / "supervisor.pid").read_text().strip()
+    second = Node(node.directory, node.ip)
+    second.start(wait=False)
+    assert second.wait_for_end() == 1
+    assert f"process {supervisor} is serving {node.directory} already" in second.tail()
+    assert node.stop() == 0
+
+
+def test_a_port_in_use_is_named_with_its_process(node: Node) -> None:
+    with socket.create_server((node.ip, node.imap_port)):
+        node.start(wait=False)
+        assert node.wait_for_end() == 1
+    assert f"cannot bind {node.ip}:1143" in node.tail()
+    assert f"process {os.getpid()} (" in node.tail()
+
+
+def test_a_directory_without_a_server_is_refused(open_directory: Path) -> None:
+    node = Node(open_directory / "nothing", "127.0.0.1")
+    node.start(wait=False)
+    assert node.wait_for_end() == 1
+    assert f"no server is set up in {node.directory}" in node.tail()
+
+
+def test_a_node_for_which_nothing_listens_is_told(node: Node) -> None:
+    with contextlib.closing(sqlite3.connect(node.directory / "mox.sqlite3")) as database, database:
+        database.execute("UPDATE server_listener SET node = 'elsewhere'")
+    node.start(wait=False, env={"MOX_NODE": "here"})
+    assert node.wait_for_end() == 1
+    assert "no listener has a mail service for node here" in node.tail()
+
+
+def test_due_migrations_are_applied_after_a_copy_was_made(node: Node) -> None:
+    assert node.mox("migrate", "queue", "zero").returncode == 0
+    node.start()
+    (copy,) = node.directory.glob("mox.sqlite3.before-*")
+    assert copy.stat().st_mode & 0o777 == 0o600
+    assert f"the database was migrated; as it was before, it is in {copy}" in "".join(node.output)
+    assert json.loads(node.mox("status", "--json").stdout)["queue"]["total"] == 0
+    assert node.stop() == 0
+
+
+def test_due_migrations_are_refused_where_others_share_the_database(node: Node) -> None:
+    assert node.mox("migrate", "queue", "zero").returncode == 0
+    node.start(wait=False, env={"MOX_CACHE_URL": "redis://127.0.0.1:1/0"})
+    assert node.wait_for_end() == 1
+    assert "migrations are pending (queue.0001_initial" in node.tail()
+    assert "run mox migrate after a backup" in node.tail()
+
+
+def test_a_database_of_a_later_version_is_refused(node: Node) -> None:
+    with contextlib.closing(sqlite3.connect(node.directory / "mox.sqlite3")) as database, database:
+        database.execute("INSERT INTO django_migrations (app, name, applied) VALUES ('store', '0999_later', 0)")
+    node.start(wait=False)
+    assert node.wait_for_end() == 1
+    assert "the database was changed by a later version of mox (store.0999_later)" in node.tail()
+
+
+def test_a_service_manager_hears_that_it_is_ready_and_lives(node: Node) -> None:
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as manager:
+        name = f"mox-test-{os.getpid()}-{next(_numbers)}"
+        manager.bind(f"\0{name}")
+        manager.settimeout(20)
+        node.start(env={"NOTIFY_SOCKET": f"@{name}", "WATCHDOG_USEC": "1000000"})
+        heard: set[bytes] = set()
+        while not {b"READY=1", b"WATCHDOG=1"} <= heard:
+            heard.add(manager.recv(1000))
+        assert node.stop() == 0
+        while b"STOPPING=1" not in heard:
+            heard.add(manager.recv(1000))
+
+
+def test_commands_explain_themselves_and_leave_nothing(tmp_path: Path) -> None:
+    def mox(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, str(PROJECT / "manage.py"), *words],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    listed = mox("help")
+    assert "queue holdrules add" in listed.stdout
+    assert "usage: mox queue schedule" in mox("help", "queue", "schedule").stdout
+    unknown = mox("help", "brew")
+    assert (unknown.returncode, unknown.stdout) == (2, "")
+    assert mox("version").stdout.startswith("mox 0.")
+    assert list(tmp_path.iterdir()) == []
+    wrong = mox("serv")
+    assert wrong.returncode == 2
+    assert "unknown command 'serv', did you mean serve" in wrong.stderr
