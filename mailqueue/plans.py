@@ -22,8 +22,8 @@ from .routing import UnknownTransport
 
 PORTS: Final = {Transport.Kind.SMTP: 25, Transport.Kind.SUBMISSION: 587, Transport.Kind.SUBMISSIONS: 465}
 SECONDS_PER_MIB: Final = 1.0  # that a relay may take longer for a message
-RELAY_TIMEOUTS: Final = Timeouts(delivery=60.0)
-LOCAL_TIMEOUTS: Final = Timeouts(delivery=60.0, end_of_data=60.0)  # the server is this very machine
+RELAY_TIMEOUTS: Final = Timeouts(setup=60.0, delivery=60.0, delivery_per_mib=SECONDS_PER_MIB)
+LOCAL_TIMEOUTS: Final = Timeouts(setup=60.0, delivery=60.0, end_of_data=60.0)  # the server is this very machine
 LOCALHOST: Final = DomainName("localhost")
 LOCAL_PORT: Final = 1025  # where no listener says another
 

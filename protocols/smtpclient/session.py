@@ -191,9 +191,7 @@ class Session:
             self._policy.mode is TLSMode.OPPORTUNISTIC and self.extensions.starttls
         ):
             await self._starttls()
-            # Nothing that was said before TLS counts any more (RFC 3207 section 4.2).
-            self.extensions = Extensions()
-            await self._ehlo(allow_helo=False)
+            await self._ehlo(allow_helo=False)  # nothing that was said before TLS counts (RFC 3207 section 4.2)
         if credentials is not None:
             self.mechanism = await authenticate(self._channel, credentials, self.extensions.auth)
 

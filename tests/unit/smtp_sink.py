@@ -48,6 +48,20 @@ QUIT = """
     S: 221 bye
 """
 
+# The lines of transactions.
+ONE = ("b@far.example",)
+THREE = ("b@far.example", "c@far.example", "d@far.example")
+
+MAIL = "C: MAIL FROM:<a@client.example>\n"
+B, C, D = (f"C: RCPT TO:<{address}>\n" for address in THREE)
+OK = "S: 250 OK\n"
+DATA = "C: DATA\n"
+GO = "S: 354 go\n"
+DONE = "S: 250 2.0.0 queued as 1\n"
+LONE_DOT = "C: .\n"
+RSET = "C: RSET\n"
+ACCEPTED = "accepted: 250 2.0.0 queued as 1"
+
 T = TypeVar("T")
 
 
@@ -296,3 +310,7 @@ def opening(*extensions: str) -> str:
     said = ["far.example", *extensions]
     lines = [f"S: 250-{line}" for line in said[:-1]] + [f"S: 250 {said[-1]}"]
     return "\n".join(["S: 220 far.example ESMTP", "C: EHLO client.example", *lines, ""])
+
+
+PIPELINED = opening("PIPELINING")
+STEPPED = opening("SIZE")

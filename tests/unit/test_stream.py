@@ -85,6 +85,31 @@ def test_a_silent_client_times_out_and_a_gone_one_is_noticed() -> None:
     run(conversation)
 
 
+def test_what_is_sent_without_waiting_goes_out_while_replies_are_read() -> None:
+    async def conversation(stream: Stream, client: socket.socket) -> None:
+        stream.write(b"x" * (4 * BUFFER_HIGH) + b"\n")
+        stream.send()  # nobody reads this yet
+        client.sendall(b"first reply\n")
+        assert await stream.read_line(100, SOON) == b"first reply\n"
+        received = await asyncio.to_thread(client.makefile("rb").readline)
+        assert received == b"x" * (4 * BUFFER_HIGH) + b"\n"
+
+    run(conversation)
+
+
+def test_the_end_of_the_input_is_known_before_all_of_it_is_read() -> None:
+    async def conversation(stream: Stream, client: socket.socket) -> None:
+        client.sendall(b"bye\n")
+        await stream.look()
+        assert stream.line_waiting()
+        client.shutdown(socket.SHUT_WR)
+        while not stream.ended:
+            await stream.look()
+        assert await stream.read_line(100, SOON) == b"bye\n"
+
+    run(conversation)
+
+
 def test_blocks_give_exactly_so_many_bytes_and_leave_the_rest() -> None:
     async def conversation(stream: Stream, client: socket.socket) -> None:
         client.sendall(b"0123456789\r\nnext\r\n")
