@@ -152,12 +152,14 @@ class Drain:
                 outcomes.update((member.message.pk, failed) for member in left)
                 break
             delivering.connection = _described(wanted, session)
-            delivery = await self._transmit(session, left, delivering)
-            by_path = {_recipient(member): member for member in left}
+            batch = left[: wanted.recipients_max or None]
+            delivery = await self._transmit(session, batch, delivering)
+            by_path = {_recipient(member): member for member in batch}
             for result in delivery.results:
                 outcomes[by_path[result.recipient].message.pk] = _outcome_of(result, delivering.connection)
-            left = [by_path[path] for path in delivery.untried]
-            if left:
+            untried = [by_path[path] for path in delivery.untried]
+            left = untried + left[len(batch) :]
+            if untried:
                 # The server takes no more over this connection, or it was at its end when we came back to it.
                 await self._disconnect()
         return outcomes

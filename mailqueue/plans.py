@@ -51,6 +51,8 @@ class Plan:
     transport: str = ""
     addresses: tuple[IPAddress, ...] = ()
     credentials: Credentials | None = None
+    recipients_max: int = 0
+    """In one transaction; 0: as many as the server takes."""
 
 
 def plan(group: Group, settings: ServerSettings) -> Plan:
@@ -99,6 +101,7 @@ def _to_ourselves(transport: str) -> Plan:
         timeouts=LOCAL_TIMEOUTS,
         transport=transport,
         addresses=(ip,),
+        recipients_max=1,  # one reply for several would not tell for which of them the message failed
     )
 
 
