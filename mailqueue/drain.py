@@ -39,6 +39,9 @@ MESSAGES_PER_CONNECTION: Final = 100
 DRAIN_SECONDS: Final = 60.0  # then the destination queues up behind the others
 DRAIN_GROUPS: Final = 500
 
+LABELS_MAX: Final = 300  # combinations that the metric of replies has: codes are what other servers make up
+_seen_labels: set[tuple[str, str, str]] = set()
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -100,6 +103,7 @@ class Drain:
         groups = 0
         try:
             while group is not None:
+                faults.point("queue.claimed")
                 groups += 1
                 outcomes = await self._attempt(group)
                 more = not self._stopping and time.monotonic() < ends and groups < DRAIN_GROUPS
@@ -377,4 +381,9 @@ def _outcome_of_error(error: SMTPError, over: Connection) -> Outcome:
 
 
 def _observe_command(command: str, code: int, enhanced: str, seconds: float) -> None:
-    command_duration.labels(command, str(code), enhanced).observe(seconds)
+    labels = (command, str(code), enhanced)
+    if labels not in _seen_labels:
+        if len(_seen_labels) >= LABELS_MAX:
+            labels = (command, "other", "")
+        _seen_labels.add(labels)
+    command_duration.labels(*labels).observe(seconds)

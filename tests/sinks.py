@@ -46,7 +46,7 @@ class Sink:
     received: list[Received] = field(default_factory=list)
     host: str = ""
     port: int = 0
-    arrived: threading.Condition = field(default_factory=threading.Condition)
+    arrived: threading.Condition = field(default_factory=lambda: threading.Condition(threading.RLock()))
 
     # What aiosmtpd calls.
 
