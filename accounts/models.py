@@ -164,6 +164,18 @@ class DKIMSelector(models.Model):
         return f"{self.name}._domainkey.{self.domain.name}"
 
 
+class RemovedKey(models.Model):
+    """A DKIM key of a selector or domain that was removed, kept for a while in case that was a mistake."""
+
+    domain = models.CharField(max_length=255, help_text="A-label form.")
+    name = models.CharField(max_length=255, help_text="Of the selector.")
+    private_key = EncryptedField(help_text="PKCS #8, PEM.")
+    removed = models.DateTimeField(db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.name}._domainkey.{self.domain}, removed {self.removed:%Y-%m-%d}"
+
+
 class Transport(models.Model):
     """A way to deliver other than straight to the recipient's servers."""
 

@@ -6,10 +6,12 @@ from datetime import UTC, datetime
 
 from celery import shared_task
 
-from . import sessions
+from . import domains, sessions
 
 
 @shared_task(name="accounts.tidy")
 def tidy() -> None:
-    """Drop web sessions that nobody used for long."""
-    sessions.remove_expired(datetime.now(UTC))
+    """Drop web sessions that nobody used for long, and keys of domains that were removed long ago."""
+    now = datetime.now(UTC)
+    sessions.remove_expired(now)
+    domains.remove_expired_keys(now)

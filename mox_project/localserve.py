@@ -70,8 +70,9 @@ def set_up(directory: Path, ip: str | None) -> bool:
 
 
 def _make(directory: Path, ips: list[str]) -> None:
-    from accounts.accounts import create_account, create_domain
+    from accounts.accounts import create_account
     from accounts.admins import set_admin_password
+    from accounts.domains import create_domain
     from accounts.passwords import set_password
     from server import db, tls
     from server.models import EndpointKind, Listener, ListenerEndpoint, LogLevel, ServerSettings, TLSMode

@@ -9,7 +9,7 @@ import dkim as dkimpy
 import pytest
 
 from accounts import dkim
-from accounts.accounts import create_domain
+from accounts.domains import create_domain
 from accounts.models import DKIMSelector, Domain
 from mox_project import localserve
 from protocols import dkim as protocol

@@ -27,7 +27,8 @@ from ipaddress import ip_address
 import django
 django.setup()
 from django.core.management import call_command
-from accounts.accounts import create_account, create_domain
+from accounts.accounts import create_account
+from accounts.domains import create_domain
 from accounts.passwords import set_password
 from server import db, tls
 from server.models import EndpointKind, Listener, ListenerEndpoint, ServerSettings, TLSMode
