@@ -47,6 +47,7 @@ class Environment:
     broker_url: str
     cache_url: str
     channel_url: str
+    storage_url: str
     secret_key: str
     encryption_keys: tuple[bytes, ...]
     received_id_key: bytes
@@ -182,6 +183,7 @@ class _Reader:
             broker_url=self.text("MOX_BROKER_URL", redis.replace("unix://", "redis+socket://") + "?virtual_host=0"),
             cache_url=cache_url,
             channel_url=self.text("MOX_CHANNEL_URL", f"{redis}?db=2"),
+            storage_url=self.text("MOX_STORAGE_URL", f"file://{self._dir / 'msg'}"),
             secret_key=self.secret("MOX_SECRET_KEY", 48).decode("ascii", "replace"),
             encryption_keys=tuple(self.secret("MOX_ENCRYPTION_KEYS", 32).split(b",")),
             received_id_key=self.received_id_key(),

@@ -122,7 +122,8 @@ def prepare_directories(environment: Environment, *, keep_metrics: bool = False)
     for path in () if keep_metrics else environment.metrics_dir.glob("*.db"):
         if not path.stem.endswith(f"_{os.getpid()}"):
             path.unlink(missing_ok=True)
-    for directory in (environment.temporary_dir, environment.data_dir / "msg" / "tmp"):
+    content = Path(settings.STORAGES["messages"]["OPTIONS"]["location"])
+    for directory in (environment.temporary_dir, content / "tmp"):
         remove_old_files(directory, time.time() - TEMPORARY_AGE)
 
 

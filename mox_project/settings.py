@@ -82,12 +82,18 @@ def database(url: str) -> dict[str, Any]:
 
 DATABASES = {"default": database(MOX.database_url)}
 
+
+def message_storage(url: str) -> dict[str, Any]:
+    """The STORAGES entry for large content. Raises EnvironmentProblem."""
+    parts = urlsplit(url)
+    if parts.scheme == "file" and not parts.netloc and parts.path.startswith("/"):
+        return {"BACKEND": "store.storage.FsyncedFileStorage", "OPTIONS": {"location": unquote(parts.path)}}
+    raise EnvironmentProblem(f"MOX_STORAGE_URL={url!r}: use file:///path, a directory that all nodes share")
+
+
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
-    "messages": {
-        "BACKEND": "store.storage.FsyncedFileStorage",
-        "OPTIONS": {"location": str(MOX.data_dir / "msg")},
-    },
+    "messages": message_storage(MOX.storage_url),
 }
 
 LOGGING_CONFIG = None  # server.logs sets it up, in each process

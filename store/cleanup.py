@@ -9,10 +9,9 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, cast
+from typing import Final
 
-from django.conf import settings
-from django.core.files.storage import storages
+from django.core.files.storage import FileSystemStorage, storages
 from django.db.models import Exists, Max, OuterRef, QuerySet
 from django.db.models.fields.reverse_related import ForeignObjectRel
 
@@ -85,15 +84,16 @@ def _references() -> Iterator[ForeignObjectRel]:
             yield field
 
 
-def _files_directory() -> Path:
-    storage = cast("dict[str, Any]", settings.STORAGES["messages"])
-    return Path(storage.get("OPTIONS", {}).get("location", ""))
+def _files_directory() -> Path | None:
+    """Where content is kept in files; None where it is kept elsewhere."""
+    storage = storages["messages"]
+    return Path(storage.location) if isinstance(storage, FileSystemStorage) else None
 
 
 def _collect_files(before: datetime) -> int:
     """Files left by a crash between the file and its row, and temporary ones."""
     root = _files_directory()
-    if not root.is_dir():
+    if root is None or not root.is_dir():
         return 0
     removed = 0
     for directory in sorted(root.iterdir()):

