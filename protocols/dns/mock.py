@@ -87,7 +87,7 @@ class MockResolver(Lookups):
             alias = f"cname {name}"
             if (kind := self._fail.get(key)) is not None:
                 ede = (EDE(6),) if kind is ErrorKind.BOGUS else ()
-                raise DNSError(kind, asked, rtype, "as the test wants it", ede=ede, server="mock:53")
+                raise DNSError(kind, asked, rtype, "made to fail", ede=ede, server="mock:53")
             if key in self._records:
                 return Answer(self._records[key], authentic and self._is_authentic(key), name, TTL)
             if alias not in self._records:
