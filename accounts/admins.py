@@ -27,27 +27,33 @@ class BadAdminName(ValueError):
     """The name cannot be that of a user; the text says why."""
 
 
-def set_admin_password(username: str, password: str, *, keep: LoginSession | None = None) -> bool:
+def set_admin_password(username: str, password: str) -> bool:
     """Give an admin user a password; without a name, ``admin``. Gives whether the user was made for it.
 
-    An existing user gets back the rights of an admin. Sessions of the user end, except ``keep``.
+    For who is at the machine: an existing user gets back all rights. Sessions of the user end.
     Raises PasswordRejected and BadAdminName.
     """
     username = _canonical(username)
-    prepared = prepare_new(password)
     with db.write():
         user = User.objects.filter(username=username).first()
         is_new = user is None
         user = user or User(username=username)
         user.is_staff = user.is_superuser = user.is_active = True
-        user.password = make_password(prepared)
         try:
-            user.full_clean()
+            user.full_clean(exclude=["password"])
         except ValidationError as exc:
             raise BadAdminName(f"admin user {username!r}: {' '.join(exc.messages)}") from exc
+        change_admin_password(user, password)
+    return is_new
+
+
+def change_admin_password(user: User, password: str, *, keep: LoginSession | None = None) -> None:
+    """Give a user a password, and no rights. Sessions of the user end, except ``keep``. Raises PasswordRejected."""
+    prepared = prepare_new(password)
+    with db.write():
+        user.password = make_password(prepared)
         user.save()
         sessions.end_all(user, but=keep)
-    return is_new
 
 
 def login_admin(service: LoginService, username: str, password: str, context: LoginContext) -> LoginOutcome:
@@ -60,14 +66,21 @@ def login_admin(service: LoginService, username: str, password: str, context: Lo
         user = User.objects.filter(username=username, is_staff=True, is_active=True).first()
     except (DatabaseError, DatabaseBusy) as exc:
         return service.conclude(_outcome(LoginResult.ERROR, username, reason=f"database: {exc}"), context)
-    prepared = prepare(password)
-    if user is None or prepared is None:
+    if user is None:
         hash_for_nobody()
-        result = LoginResult.BADUSER if user is None else LoginResult.BADPASSWORD
-        return service.conclude(_outcome(result, username, reason="no such admin user"), context)
-    if not check_password(prepared, user.password):
+        return service.conclude(_outcome(LoginResult.BADUSER, username, reason="no such admin user"), context)
+    if not check_admin_password(user, password):
         return service.conclude(_outcome(LoginResult.BADPASSWORD, username, reason="wrong password"), context)
     return service.conclude(_outcome(LoginResult.OK, username, user_id=user.pk), context, allowance)
+
+
+def check_admin_password(user: User, password: str) -> bool:
+    """Whether this is the password of an admin user; takes the same time for what cannot be one."""
+    prepared = prepare(password)
+    if prepared is None:
+        hash_for_nobody()
+        return False
+    return check_password(prepared, user.password)
 
 
 def _outcome(result: LoginResult, username: str, *, user_id: int | None = None, reason: str = "") -> LoginOutcome:

@@ -1,75 +1,74 @@
-"""The ASGI application, and the web process that serves it."""
+"""The web process: which views answer for which kind of endpoint, on the sockets of the supervisor."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
-import socket
 import threading
-from collections.abc import Callable, Iterator
-from typing import Any, Final
+from collections.abc import Callable, Mapping, Sequence
+from typing import Final
 
-import uvicorn
 import uvloop
-from django.core.asgi import get_asgi_application
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "mox_project.settings")
 
-STOP_GRACE: Final = 3  # seconds for requests to finish at shutdown
-HEALTH_PATHS: Final = ("/healthz", "/readyz", "/metrics")
+from django.conf import settings  # the module above must be named first
+from django.contrib.staticfiles.storage import staticfiles_storage
+from django.urls import get_resolver
 
-application = get_asgi_application()
+from server.models import EndpointKind
+from server.ratelimit import Limiter
+from store.bridge import Bridge
+from web.handler import DjangoHandler
+from web.listeners import HTTPSocket, Listeners
+from web.pipeline import Pipeline, Site
+from web.server import Server
+from web.static_files import MemoryStaticStorage
+
+THREADS: Final = 16  # requests that are worked on at a time; more wait, each for some milliseconds
+HEALTH_THREADS: Final = 2  # beside a process that has other work
+
+HEALTH_SITES: Final = {EndpointKind.METRICS: Site("mox_project.urls")}
+SITES: Final = HEALTH_SITES | {
+    EndpointKind.WEBMAIL: Site("webmail.urls", static=("web", "webmail")),
+    EndpointKind.ADMIN: Site("webadmin.urls", static=("web", "webadmin", "admin")),
+}
+"""Endpoints of other kinds are not served yet: 404."""
 
 
-def run(sockets: list[socket.socket], ready: Callable[[], None]) -> None:
+def prepare() -> None:
+    """Make what web processes need and can share: to be called before they are forked."""
+    assert isinstance(staticfiles_storage, MemoryStaticStorage)
+    staticfiles_storage.make()
+    for site in SITES.values():
+        get_resolver(site.urlconf).check()  # imports the views
+
+
+def run(sockets: Sequence[HTTPSocket], ready: Callable[[], None]) -> None:
     """Serve HTTP on these sockets until SIGTERM. ``ready`` is called when connections are accepted."""
-    asyncio.run(_Server(_config(application), ready).serve(sockets))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(SITES, THREADS, sockets, ready))
 
 
-def run_health_beside(sockets: list[socket.socket]) -> None:
+def run_health_beside(sockets: Sequence[HTTPSocket]) -> None:
     """Answer what machines ask of a server, in a thread: for a process of a node that has no web process."""
 
     def serve() -> None:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_Server(_config(_health), lambda: None).serve(sockets))
+            runner.run(_serve(HEALTH_SITES, HEALTH_THREADS, sockets, lambda: None))
 
     threading.Thread(target=serve, name="health", daemon=True).start()
 
 
-async def _health(scope: Any, receive: Any, send: Any) -> None:
-    """The application of such a process: a few paths of the whole."""
-    if scope["path"] in HEALTH_PATHS:
-        await application(scope, receive, send)
-        return
-    await send({"type": "http.response.start", "status": 404, "headers": [(b"content-length", b"0")]})
-    await send({"type": "http.response.body", "body": b""})
-
-
-def _config(served: Any) -> uvicorn.Config:
-    return uvicorn.Config(
-        served,
-        log_config=None,
-        access_log=False,
-        lifespan="off",
-        server_header=False,
-        timeout_graceful_shutdown=STOP_GRACE,
-        loop="uvloop",
-    )
-
-
-class _Server(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config, ready: Callable[[], None]) -> None:
-        super().__init__(config)
-        self._ready = ready
-
-    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
-        self._ready()
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        """Like uvicorn's, without raising the signal anew at the end: that would make every stop look like a crash."""
-        with contextlib.suppress(KeyboardInterrupt), super().capture_signals():
-            yield
-            self._captured_signals.clear()
+async def _serve(
+    sites: Mapping[EndpointKind, Site], threads: int, sockets: Sequence[HTTPSocket], ready: Callable[[], None]
+) -> None:
+    bridge = Bridge(threads)
+    await bridge.start()
+    limiter = Limiter(settings.MOX_CACHE_URL)  # of this loop: in a mail process there is another
+    listeners = Listeners(bridge.call)
+    django = DjangoHandler(bridge.call)
+    application = Pipeline(sites, listeners, django, limiter, settings.MOX.trusted_proxies)
+    await Server(application, sockets, listeners, ready).serve()
+    await bridge.close()
+    await limiter.aclose()

@@ -18,6 +18,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -57,6 +58,7 @@ class Environment:
     log_time: bool
     web_workers: int
     mail_workers: int
+    trusted_proxies: tuple[IPv4Network | IPv6Network, ...]
     worker_concurrency: int
     imap_threads: int
     blob_inline_max: int
@@ -193,6 +195,7 @@ class _Reader:
             log_time=self.flag("MOX_LOG_TIME", default=False),
             web_workers=self.number("MOX_WEB_WORKERS", max(1, min(WEB_WORKERS_MAX, cpus // 2)), minimum=1),
             mail_workers=self.number("MOX_MAIL_WORKERS", 1, minimum=1),
+            trusted_proxies=self._parsed("MOX_TRUSTED_PROXIES", "", _networks),
             worker_concurrency=self.number("MOX_WORKER_CONCURRENCY", min(4, cpus), minimum=1),
             imap_threads=self.number("MOX_IMAP_THREADS", 8, minimum=1),
             blob_inline_max=self.number("MOX_BLOB_INLINE_MAX", 65536),
@@ -313,6 +316,11 @@ def _positive_duration(text: str) -> timedelta:
 
 def _log_level(reader: _Reader) -> str:
     return reader.choice("MOX_LOG_LEVEL", "", LOG_LEVELS) if reader.text("MOX_LOG_LEVEL", "") else ""
+
+
+def _networks(text: str) -> tuple[IPv4Network | IPv6Network, ...]:
+    """Addresses and networks, separated by commas or spaces."""
+    return tuple(ip_network(item) for item in text.replace(",", " ").split())
 
 
 def _whole_number(text: str, minimum: int, maximum: int | None) -> int:

@@ -10,6 +10,7 @@ import redis
 from django.conf import settings
 from django.db import DatabaseError, connection
 from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
@@ -17,17 +18,26 @@ FREE_DISK_MIN: Final = 100 << 20  # bytes; with less, mail may be refused at any
 REDIS_TIMEOUT: Final = 1.0  # seconds
 
 
+@require_safe
+def index(request: HttpRequest) -> HttpResponse:
+    """Where the rest is."""
+    return HttpResponse("/metrics\n/healthz\n/readyz\n", content_type="text/plain")
+
+
+@require_safe
 def healthz(request: HttpRequest) -> HttpResponse:
     """The process is alive."""
     return HttpResponse("ok\n", content_type="text/plain")
 
 
+@require_safe
 def readyz(request: HttpRequest) -> HttpResponse:
     """Database, Redis and disk can be used; 503 names what cannot."""
     problems = {name: problem for name, check in _CHECKS.items() if (problem := check())}
     return JsonResponse({"ready": not problems, "problems": problems}, status=503 if problems else 200)
 
 
+@require_safe
 def metrics(request: HttpRequest) -> HttpResponse:
     """The metrics of all processes together, in Prometheus's text format."""
     registry: CollectorRegistry = REGISTRY

@@ -62,6 +62,7 @@ def set_up(directory: Path, ip: str | None) -> bool:
         _make(directory, ips)
     elif ip and Listener.objects.exclude(ips=ips).exists():
         raise EnvironmentProblem("--ip applies only to a new directory")
+    _add_web()
     domain = Domain.objects.filter(name=DOMAIN, dkim_selectors=None).first()
     if domain is not None:
         with db.write():
@@ -71,7 +72,6 @@ def set_up(directory: Path, ip: str | None) -> bool:
 
 def _make(directory: Path, ips: list[str]) -> None:
     from accounts.accounts import create_account
-    from accounts.admins import set_admin_password
     from accounts.domains import create_domain
     from accounts.passwords import set_password
     from server import db, tls
@@ -109,8 +109,27 @@ def _make(directory: Path, ips: list[str]) -> None:
         ListenerEndpoint.objects.create(listener=listener, kind=EndpointKind.METRICS, port=1081)
         account = create_account(LOCALPART, LOCALPART, create_domain(DOMAIN))
         set_password(account, PASSWORD)
-        set_admin_password("", ADMIN_PASSWORD)
     _fsync_directory(directory)
+
+
+def _add_web() -> None:
+    """Web pages and an admin user, for a directory that has none."""
+    from django.contrib.auth.models import User
+
+    from accounts.admins import set_admin_password
+    from server import db
+    from server.models import EndpointKind, Listener, ListenerEndpoint
+
+    with db.write():
+        listener = Listener.objects.filter(name="local").exclude(endpoints__kind=EndpointKind.WEBMAIL).first()
+        if listener is not None:
+            ListenerEndpoint.objects.bulk_create(
+                ListenerEndpoint(listener=listener, kind=kind, tls=tls, port=port, path=f"/{kind.value}/")
+                for kind in (EndpointKind.ACCOUNT, EndpointKind.ADMIN, EndpointKind.WEBMAIL, EndpointKind.WEBAPI)
+                for tls, port in ((False, 1080), (True, 1443))
+            )
+        if not User.objects.filter(is_staff=True).exists():
+            set_admin_password("", ADMIN_PASSWORD)
 
 
 def _fsync_directory(directory: Path) -> None:
@@ -131,6 +150,8 @@ mox localserve, for trying out: mail for any address is delivered to {LOCALPART}
   SMTP                 {host}:1025
   submission           {host}:1587 (no TLS needed), {host}:1465 (TLS)
   IMAP                 {host}:1143 (no TLS needed), {host}:1993 (TLS)
+  webmail              http://{host}:1080/webmail/, https://{host}:1443/webmail/
+  admin                http://{host}:1080/admin/, https://{host}:1443/admin/; user admin, password {ADMIN_PASSWORD}
   health and metrics   http://{host}:1081/healthz /readyz /metrics
   user and password    {LOCALPART}@{DOMAIN} {PASSWORD}
   certificate          {directory / "localhost.crt"}

@@ -164,6 +164,8 @@ def run(
     """
     logs.configure(levels, environment.log_format, own_time=environment.log_time)
     celery.preload()
+    if Kind.WEB in kinds:
+        asgi.prepare()
 
     def reload() -> None:
         level = given_level or log_level_now(environment.data_dir)

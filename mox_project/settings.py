@@ -24,6 +24,7 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
 USE_I18N = False
+DATETIME_FORMAT = "Y-m-d H:i:s"
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 ROOT_URLCONF = "mox_project.urls"
 ASGI_APPLICATION = "mox_project.asgi.application"
@@ -31,13 +32,49 @@ ASGI_APPLICATION = "mox_project.asgi.application"
 INSTALLED_APPS = [
     "django.contrib.contenttypes",
     "django.contrib.auth",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
     "server",
     "accounts",
     "store",
     "mailqueue",
+    "web",
+    "webmail",
+    "webadmin.apps.WebAdminConfig",
+    "webadmin.apps.DjangoAdminConfig",
     "mox_project",
 ]
-MIDDLEWARE: list[str] = []
+MIDDLEWARE = [
+    "web.middleware.security_headers",
+    "web.middleware.endpoint_cookies",
+    "webadmin.middleware.AdminUser",
+    "django.contrib.messages.middleware.MessageMiddleware",
+]
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ],
+        },
+    }
+]
+STATIC_URL = "static/"  # below each endpoint
+MESSAGE_STORAGE = "django.contrib.messages.storage.cookie.CookieStorage"
+CSRF_COOKIE_NAME = "webadmincsrf"  # of the forms of Django's admin; our own calls have the session's token
+CSRF_FAILURE_VIEW = "web.errors.csrf_failure"
+SILENCED_SYSTEM_CHECKS = ["admin.E410"]  # wants Django's sessions: webadmin.middleware has those of all our pages
+REST_FRAMEWORK: dict[str, Any] = {
+    "DEFAULT_AUTHENTICATION_CLASSES": [],  # web.calls checks sessions
+    "DEFAULT_PERMISSION_CLASSES": [],
+    "EXCEPTION_HANDLER": "web.errors.exception_handler",
+    "UNAUTHENTICATED_USER": None,
+}
 
 PASSWORD_HASHERS = [
     "accounts.passwords.MailPasswordHasher",
@@ -93,6 +130,7 @@ def message_storage(url: str) -> dict[str, Any]:
 
 STORAGES = {
     "default": {"BACKEND": "django.core.files.storage.FileSystemStorage"},
+    "staticfiles": {"BACKEND": "web.static_files.MemoryStaticStorage"},
     "messages": message_storage(MOX.storage_url),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import socket
 import sys
@@ -11,7 +12,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
-from server.models import EndpointKind, Listener
+from server.models import EndpointKind, Listener, ListenerEndpoint
+from web.listeners import HTTPSocket
 
 from . import portholders
 from .mailserver import MailSocket
@@ -19,7 +21,9 @@ from .mailserver import MailSocket
 BACKLOG: Final = 512
 FIRST_DESCRIPTOR: Final = 3  # of those handed over by the launcher or systemd (sd_listen_fds(3))
 MAIL_SERVICES: Final = frozenset({"smtp", "submission", "submissions", "imap", "imaps"})
-METRICS: Final = "metrics"
+HTTP: Final = "http"
+HTTPS: Final = "https"
+METRICS: Final = "metrics"  # HTTP for machines that watch a server, and nothing else
 
 
 class BindError(Exception):
@@ -28,7 +32,7 @@ class BindError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """An address and what is served on it: the name of a mail service, or the kind of an HTTP endpoint."""
+    """An address and what is served on it: a mail service, ``http``, ``https`` or ``metrics``."""
 
     service: str
     ip: str
@@ -58,15 +62,27 @@ def bindings(node: str) -> Iterator[Binding]:
             ("imap", listener.imap_enabled, listener.imap_port),
             ("imaps", listener.imaps_enabled, listener.imaps_port),
         ]
-        services += [
-            (METRICS, endpoint.enabled, endpoint.port)
-            for endpoint in listener.endpoints.all()
-            if endpoint.kind == EndpointKind.METRICS
-        ]
+        # Endpoints that share a port share its socket; who answers what there is looked up for each request.
+        for (port, _), on_port in itertools.groupby(
+            sorted((e for e in listener.endpoints.all() if e.enabled), key=_port_and_tls), key=_port_and_tls
+        ):
+            services.append((_http_service(on_port), True, port))
         for service, enabled, port in services:
             if enabled:
                 for ip in listener.ips:
                     yield Binding(service, ip, port, listener.pk)
+
+
+def _port_and_tls(endpoint: ListenerEndpoint) -> tuple[int, bool]:
+    return endpoint.port, endpoint.tls
+
+
+def _http_service(endpoints: Iterable[ListenerEndpoint]) -> str:
+    """The service of a port with these endpoints."""
+    kinds = {(endpoint.kind, endpoint.tls) for endpoint in endpoints}
+    if kinds == {(EndpointKind.METRICS, False)}:
+        return METRICS
+    return HTTPS if any(tls for _, tls in kinds) else HTTP
 
 
 def check(found: Iterable[Binding]) -> None:
@@ -153,8 +169,12 @@ def mail_sockets(opened: Iterable[tuple[Binding, socket.socket]]) -> list[MailSo
     return [MailSocket(sock, binding.service, binding.listener_id) for binding, sock in opened if binding.is_mail]
 
 
-def http_sockets(opened: Iterable[tuple[Binding, socket.socket]]) -> list[socket.socket]:
-    return [sock for binding, sock in opened if not binding.is_mail]
+def http_sockets(opened: Iterable[tuple[Binding, socket.socket]]) -> list[HTTPSocket]:
+    return [
+        HTTPSocket(sock, binding.listener_id, binding.port, binding.service == HTTPS)
+        for binding, sock in opened
+        if not binding.is_mail
+    ]
 
 
 def _bound(binding: Binding) -> socket.socket:

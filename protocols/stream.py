@@ -288,6 +288,21 @@ class Stream(asyncio.Protocol):
     async def wait_closed(self) -> None:
         await self._lost.wait()
 
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Give the connection, and what was received and not yet read, to another protocol. Raises StreamClosed."""
+        transport = self._transport
+        if transport is None or self._lost.is_set() or transport.is_closing():
+            raise StreamClosed("connection lost")
+        received, eof = bytes(self._buffer), self._eof
+        self._buffer.clear()
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        if received:
+            protocol.data_received(received)
+        if eof:
+            protocol.eof_received()
+        self._resume_reading()
+
     # Inside.
 
     def _line_end(self) -> int:

@@ -49,7 +49,7 @@ panic_total = Counter("mox_panic", "Unhandled exceptions.", ["pkg"])
 _connections = Gauge(
     "mox_connections_count", "Open connections.", ["protocol", "listener"], multiprocess_mode="livesum"
 )
-_tls_failures = Counter("mox_tls_handshake_failures", "TLS handshakes that failed.", ["protocol", "reason"])
+tls_failures = Counter("mox_tls_handshake_failures", "TLS handshakes that failed.", ["protocol", "reason"])
 
 
 class Stopping(Exception):
@@ -113,7 +113,7 @@ class Connection:
         try:
             await self.stream.start_tls(context, HANDSHAKE_TIMEOUT)
         except TLSFailed as exc:
-            _tls_failures.labels(self.service.name, exc.reason).inc()
+            tls_failures.labels(self.service.name, exc.reason).inc()
             raise
 
     def channel_binding(self) -> ChannelBinding | None:

@@ -45,8 +45,9 @@ _LIBRARIES: Final = {
     "amqp": logging.WARNING,
     "celery": logging.WARNING,
     "kombu": logging.WARNING,
-    "uvicorn": logging.WARNING,
+    "uvicorn": logging.ERROR,  # below that it tells of what clients did wrong
     "django": logging.WARNING,
+    "django.request": logging.ERROR,  # the same
 }
 
 

@@ -12,7 +12,7 @@ from typing import Final
 
 from prometheus_client.multiprocess import mark_process_dead
 
-ROOM: Final = 256 * 1024  # bytes in each file: several times what the metrics of a process take
+ROOM: Final = 1 << 20  # bytes in each file: several times what the metrics of a process take
 _KINDS: Final = ("counter", "gauge_livesum", "histogram")  # what prometheus_client names its files after
 
 

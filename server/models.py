@@ -6,10 +6,15 @@ import time
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
+from cryptography.x509 import load_pem_x509_certificates
 from django.conf import settings
-from django.core.exceptions import ValidationError
+from django.core.exceptions import NON_FIELD_ERRORS, ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator
 from django.db import models
+
+from protocols.names import BadDomain, parse_domain
+
+from . import listener_rules
 
 SETTINGS_MAX_AGE = 1.0  # seconds that a process may act on settings that another one has just changed
 
@@ -34,6 +39,15 @@ class LogLevel(models.TextChoices):
     TRACE = "trace"
     TRACEAUTH = "traceauth"
     TRACEDATA = "tracedata"
+
+
+def checked_hostname(name: str, problems: dict[str, list[str]]) -> str:
+    """The name as A-labels in lower case; if it is none, that is added to ``problems``."""
+    try:
+        return parse_domain(name).ascii
+    except BadDomain as exc:
+        problems.setdefault("hostname", []).append(f"{name!r} is not a domain name: {exc}")
+        return name
 
 
 class ServerSettings(models.Model):
@@ -68,6 +82,9 @@ class ServerSettings(models.Model):
     tombstone_days = models.PositiveIntegerField(default=0, help_text="Days that removals are remembered; 0: for good.")
     report_retention_days = models.PositiveIntegerField(default=730)
     webhook_private_hosts = models.JSONField(default=list, blank=True)
+    http_rate_limits = models.BooleanField(
+        default=True, help_text="Refuse clients that send more than 1000 HTTP requests a minute or 5000 an hour."
+    )
 
     _cached: ClassVar[tuple[float, ServerSettings] | None] = None
 
@@ -77,6 +94,27 @@ class ServerSettings(models.Model):
 
     def __str__(self) -> str:
         return self.hostname
+
+    def clean(self) -> None:
+        problems: dict[str, list[str]] = {}
+        self.hostname = checked_hostname(self.hostname, problems)
+        if text := _initial_mailboxes_problem(self.initial_mailboxes):
+            problems["initial_mailboxes"] = [text]
+        if not isinstance(self.log_levels, dict):
+            problems["log_levels"] = ['use a level per package, as in {"smtp": "debug"}']
+        elif unknown := {str(level) for level in self.log_levels.values()} - set(LogLevel.values):
+            problems["log_levels"] = [
+                f"unknown level {', '.join(sorted(unknown))}: use one of {', '.join(LogLevel.values)}"
+            ]
+        if self.extra_ca_pem.strip():
+            try:
+                load_pem_x509_certificates(self.extra_ca_pem.encode())
+            except ValueError:
+                problems["extra_ca_pem"] = ["there is no certificate in PEM form (-----BEGIN CERTIFICATE-----)"]
+        elif self.extra_ca_only:
+            problems["extra_ca_only"] = ["no certificate would be trusted: add some to extra_ca_pem first"]
+        if problems:
+            raise ValidationError(problems)
 
     def save(self, *args: Any, **kwargs: Any) -> None:
         self.pk = 1
@@ -97,6 +135,22 @@ class ServerSettings(models.Model):
         return row
 
 
+def _initial_mailboxes_problem(value: Any) -> str:
+    """Why these cannot be the mailboxes of new accounts; "" if they can."""
+    if not isinstance(value, dict) or not isinstance(value.get("regular", []), list):
+        return 'use a name per role, and a list of "regular" ones, as in {"sent": "Sent", "regular": []}'
+    names = [name for role, name in value.items() if role != "regular" and name] + value.get("regular", [])
+    if unknown := set(value) - set(default_initial_mailboxes()):
+        return f"unknown role {', '.join(sorted(unknown))}: use {', '.join(default_initial_mailboxes())}"
+    if not all(isinstance(name, str) and name for name in names):
+        return "each name is a text that is not empty"
+    if any(name.lower() == "inbox" for name in names):
+        return "Inbox is there always: leave it out"
+    if len(set(names)) != len(names):
+        return "a name is there twice"
+    return ""
+
+
 class TLSMode(models.TextChoices):
     NONE = "none", "no TLS"
     ACME = "acme", "ACME"
@@ -104,10 +158,10 @@ class TLSMode(models.TextChoices):
 
 
 class TLSVersion(models.TextChoices):
-    TLS10 = "TLSv1.0"
-    TLS11 = "TLSv1.1"
-    TLS12 = "TLSv1.2"
-    TLS13 = "TLSv1.3"
+    TLS10 = "TLSv1.0", "TLSv1.0"
+    TLS11 = "TLSv1.1", "TLSv1.1"
+    TLS12 = "TLSv1.2", "TLSv1.2"
+    TLS13 = "TLSv1.3", "TLSv1.3"
 
 
 def _port(default: int) -> models.PositiveIntegerField[int, int]:
@@ -155,16 +209,16 @@ class Listener(models.Model):
         return self.hostname or ServerSettings.current().hostname
 
     def clean(self) -> None:
-        if self.tls_mode == TLSMode.NONE:
-            needing = [n for n, on in (("IMAPS", self.imaps_enabled), ("submissions", self.submissions_enabled)) if on]
-            if needing:
-                raise ValidationError(
-                    f"listener {self.name} needs TLS for {', '.join(needing)}: choose an ACME provider or certificates"
-                )
-            if self.smtp_require_starttls:
-                raise ValidationError(f"listener {self.name} requires STARTTLS for SMTP but has no TLS: set tls_mode")
+        """Its own fields; `listener_rules.listener_problems` looks at endpoints and other listeners too."""
+        problems: dict[str, list[str]] = {}
+        for problem in (*listener_rules.address_problems(self), *listener_rules.tls_problems(self, ())):
+            problems.setdefault(problem.field or NON_FIELD_ERRORS, []).append(problem.text)
+        if self.hostname:
+            self.hostname = checked_hostname(self.hostname, problems)
         if len(set(self.smtp_dnsbls)) != len(self.smtp_dnsbls):
-            raise ValidationError({"smtp_dnsbls": f"listener {self.name} names a DNSBL zone twice"})
+            problems["smtp_dnsbls"] = [f"listener {self.name} names a DNSBL zone twice"]
+        if problems:
+            raise ValidationError(problems)
 
 
 class EndpointKind(models.TextChoices):
@@ -189,6 +243,7 @@ class ListenerEndpoint(models.Model):
     port = _port(80)
     path = models.CharField(max_length=255, default="/")
     forwarded = models.BooleanField(default=False, help_text="Behind a reverse proxy that sets X-Forwarded headers.")
+    allow_public = models.BooleanField(default=False, help_text="Serve metrics or profiling on public addresses too.")
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["listener", "kind", "tls"], name="listener_endpoint_once")]
@@ -196,18 +251,24 @@ class ListenerEndpoint(models.Model):
     def __str__(self) -> str:
         return f"{self.listener}: {self.kind}_{'https' if self.tls else 'http'}"
 
+    def clean(self) -> None:
+        if self.path.startswith("/") and not self.path.endswith("/"):
+            self.path += "/"
+        if texts := list(listener_rules.endpoint_problems(self.listener, self)):
+            raise ValidationError(texts)
+
 
 class LoginResult(models.TextChoices):
-    OK = "ok"
-    BADUSER = "baduser"
-    BADPASSWORD = "badpassword"  # the name of a result
-    BADCREDS = "badcreds"
-    BADCHANBIND = "badchanbind"
-    BADPROTOCOL = "badprotocol"
-    LOGINDISABLED = "logindisabled"
-    RATELIMITED = "ratelimited"
-    ERROR = "error"
-    ABORTED = "aborted"
+    OK = "ok", "ok"
+    BADUSER = "baduser", "baduser"
+    BADPASSWORD = "badpassword", "badpassword"  # the name of a result
+    BADCREDS = "badcreds", "badcreds"
+    BADCHANBIND = "badchanbind", "badchanbind"
+    BADPROTOCOL = "badprotocol", "badprotocol"
+    LOGINDISABLED = "logindisabled", "logindisabled"
+    RATELIMITED = "ratelimited", "ratelimited"
+    ERROR = "error", "error"
+    ABORTED = "aborted", "aborted"
 
 
 class LoginAttempt(models.Model):

@@ -35,6 +35,7 @@ from .ratelimit_local import LimitedCounter, LocalCounters
 log = logging.getLogger(__name__)
 
 MINUTE: Final = 60  # seconds
+HOUR: Final = 3600  # seconds
 DAY: Final = 86400  # seconds
 LEASE: Final = 30  # seconds that the open connections of a process count after its last sign of life
 LEASE_RENEWAL: Final = 10  # seconds: two renewals may fail before the lease ends
@@ -84,6 +85,7 @@ class LimitTable:
     new_connections: Limit = Limit(MINUTE, 300, 900, 2700)
     open_connections: Limit = Limit(None, 30, 90, 270)
     failed_logins: tuple[Limit, ...] = (Limit(MINUTE, 10, 30, 90), Limit(DAY, 50, 150, 450))
+    http_requests: tuple[Limit, ...] = (Limit(MINUTE, 1000, 3000, 9000), Limit(HOUR, 5000, 15000, 45000))
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,8 @@ class Admission:
 class Limiter:
     """The limits of this installation, as one process sees them.
 
-    ``admit``, ``keep_lease`` and ``aclose`` belong to one event loop; the methods for failed logins are for any thread.
+    ``admit``, ``count_request``, ``keep_lease`` and ``aclose`` belong to one event loop; the methods for failed logins
+    are for any thread.
     ``url`` is that of Redis, ``clock`` gives seconds since the epoch.
     """
 
@@ -153,6 +156,7 @@ class Limiter:
             )
         )
         self._admit_script = self._async.register_script(scripts.ADMIT)
+        self._request_script = self._async.register_script(scripts.COUNT)
         self._adjust_script = self._async.register_script(scripts.ADJUST)
         # The connections of this process by counter key; in Redis they stand under the token of a lease.
         self._open: Counter[str] = Counter()
@@ -188,6 +192,28 @@ class Limiter:
             if self._open[key] <= 0:
                 del self._open[key]
         self._adjust(keys, -1)
+
+    async def count_request(self, remote_ip: str) -> bool:
+        """Count an HTTP request. False if the client is over a limit already; then it is not counted."""
+        now = self._clock()
+        networks = networks_of(remote_ip)
+        counters = [
+            counter
+            for limit in self.table.http_requests
+            for counter in _counters(f"{_PREFIX}http", networks, limit, now)
+        ]
+        if self._breaker.is_open():
+            return self._local.count(counters, now)
+        args = [*(counter.limit for counter in counters), *(counter.lifetime for counter in counters)]
+        try:
+            answer = await cast(
+                "Awaitable[int]", self._request_script(keys=[counter.key for counter in counters], args=args)
+            )
+        except redis.RedisError as exc:
+            self._redis_failed(exc)
+            return self._local.count(counters, now)
+        self._breaker.worked()
+        return bool(answer)
 
     async def keep_lease(self) -> None:
         """Renew the lease of this process's open connections until cancelled: run it as a task beside the servers."""

@@ -28,7 +28,7 @@ class _Pair:
 
 
 _lock = threading.Lock()
-_contexts: dict[tuple[str, bool], tuple[tuple[int, int], ssl.SSLContext]] = {}
+_contexts: dict[tuple[str, bool, bool], tuple[tuple[int, int], ssl.SSLContext]] = {}
 
 
 def self_signed_pair() -> tuple[Path, Path]:
@@ -77,20 +77,21 @@ def forget() -> None:
         _contexts.clear()
 
 
-def server_context(listener: Listener, *, tickets: bool) -> ssl.SSLContext | None:
+def server_context(listener: Listener, *, tickets: bool, http: bool = False) -> ssl.SSLContext | None:
     """The context for connections to a listener; None when it has no TLS.
 
     ``tickets``: whether sessions can be resumed; off for SMTP, where some large senders fail to resume.
+    ``http``: HTTP/1.1 is offered by its name (RFC 7301), so that no browser tries another version.
     """
     if not available(listener):
         return None
     pair = _pair()
     stamp = pair.stamp()
-    key = (listener.tls_min_version, tickets)
+    key = (listener.tls_min_version, tickets, http)
     with _lock:
         cached = _contexts.get(key)
         if cached is None or cached[0] != stamp:
-            cached = stamp, _context(listener, pair, tickets)
+            cached = stamp, _context(listener, pair, tickets, http)
             _contexts[key] = cached
         return cached[1]
 
@@ -106,12 +107,14 @@ def _pair() -> _Pair:
     return _Pair(*self_signed_pair())
 
 
-def _context(listener: Listener, pair: _Pair, tickets: bool) -> ssl.SSLContext:
+def _context(listener: Listener, pair: _Pair, tickets: bool, http: bool) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion[listener.tls_min_version.replace(".", "_")]
     context.options |= _OPTIONS
     if not tickets:
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
+    if http:
+        context.set_alpn_protocols(["http/1.1"])
     context.load_cert_chain(pair.certificate, pair.key)
     return context

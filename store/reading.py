@@ -5,11 +5,13 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, Final
 
 from django.db.models import F
 from django.db.models.expressions import Combinable
 
+from protocols.message.structure import Envelope
 from server import db
 from server.statements import Statement
 
@@ -70,6 +72,17 @@ class Listing:
     modseq: int
 
 
+@dataclass(frozen=True, slots=True)
+class MessageHead:
+    """What a list of messages shows of one."""
+
+    id: int
+    received: datetime
+    seen: bool
+    junk: bool
+    envelope: Envelope
+
+
 def open_mailbox(account_id: int, name: str) -> OpenedMailbox:
     """One snapshot of everything that a session starts from. Raises MailboxNotFound, MailboxError."""
     with db.read():
@@ -111,6 +124,16 @@ def mailboxes(account_id: int) -> Listing:
         modseq = AccountState.objects.values_list("last_modseq", flat=True).get(pk=account_id)
     # Sorted here by code point: the collations of databases differ.
     return Listing(sorted(map(_view, rows), key=lambda view: view.name), subscribed, modseq)
+
+
+def newest(account_id: int, mailbox_id: int, count: int) -> list[MessageHead]:
+    """The messages of a mailbox that came last, newest first; none of a mailbox of another account."""
+    query = Message.objects.filter(account_id=account_id, mailbox_id=mailbox_id, expunged=False)
+    fields = ("pk", "received", "seen", "junk", "blob__envelope")
+    return [
+        MessageHead(pk, received, seen, junk, Envelope.from_json(envelope))
+        for pk, received, seen, junk, envelope in query.order_by("-received", "-pk").values_list(*fields)[:count]
+    ]
 
 
 def flag_rows(mailbox_id: int, uids: Sequence[int], *, changed_since: int = 0) -> list[FlagRow]:

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The mail programs that tests of the running server use. As root they are installed; else their absence is told, and
+# The mail programs, and the browser, that tests of the running server use. As root they are installed; else their absence is told, and
 # the tests that need one are skipped with that reason.
 set -u
 packages=""
@@ -10,6 +10,7 @@ need mbsync isync
 need mutt mutt
 need curl curl
 need openssl openssl
+need chromium chromium
 [ -z "$packages" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     export DEBIAN_FRONTEND=noninteractive

@@ -20,7 +20,8 @@ PROJECT = Path(__file__).parents[2]
 START_TIMEOUT = 60.0  # seconds; far above what a start takes, also on a busy machine
 STOP_TIMEOUT = 20.0
 
-SMTP, SUBMISSION, SUBMISSIONS, IMAP, IMAPS, METRICS = 1025, 1587, 1465, 1143, 1993, 1081
+SMTP, SUBMISSION, SUBMISSIONS, IMAP, IMAPS = 1025, 1587, 1465, 1143, 1993
+HTTP, HTTPS, METRICS = 1080, 1443, 1081
 
 _source_numbers = itertools.count(1)
 
@@ -35,7 +36,8 @@ class Server:
     """A localserve on an address and a directory."""
 
     smtp_port, submission_port, submissions_port = SMTP, SUBMISSION, SUBMISSIONS
-    imap_port, imaps_port, metrics_port = IMAP, IMAPS, METRICS
+    imap_port, imaps_port = IMAP, IMAPS
+    http_port, https_port, metrics_port = HTTP, HTTPS, METRICS
 
     def __init__(self, directory: Path, ip: str) -> None:
         self.directory = directory
