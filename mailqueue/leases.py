@@ -19,7 +19,9 @@ from django.db.models import Q, QuerySet
 from prometheus_client import Counter
 
 from server import db
+from server.statements import ModelStatement
 from store import rows as store_rows
+from store.models import Blob
 
 from . import routing
 from .models import DeliveryAttempt, Phase, QueueDestination, QueueMessage, State
@@ -32,7 +34,6 @@ LEASE: Final = timedelta(seconds=90)
 UNSTARTED_LEASE: Final = timedelta(seconds=20)  # until a task shows that it was not lost on its way
 GROUP_MAX: Final = 1000  # recipients in one transaction
 RUNNING: Final = "delivering..."  # error text of an attempt under way
-_BLOB_UNUSED: Final = ("blob__structure", "blob__envelope", "blob__imap_envelope", "blob__imap_bodystructure")
 _DISPATCH_LOCK: Final = 0x6D6F7801  # key of the advisory lock (PostgreSQL) that lets one dispatcher claim at a time
 
 lost_leases = Counter("mox_queue_lost_lease", "Results that came after their lease had passed to another worker.")
@@ -179,7 +180,8 @@ def release(lease: Lease) -> bool:
     QueueDestination.objects.filter(name=lease.destination, token=lease.token).update(
         token=None, lease_until=None, owner="", used=db.now()
     )
-    return _due(lease.destination, db.now()).exists()
+    waiting = QueueMessage.objects.filter(destination=lease.destination, state=State.QUEUED, hold=False)
+    return waiting.filter(next_attempt__lte=db.now()).exists()
 
 
 def give_back(lease: Lease, group: Group) -> None:
@@ -212,12 +214,17 @@ def owned_by(owner: str) -> QuerySet[QueueDestination]:
 def claim_group(lease: Lease, schedule: Schedule) -> Group | None:
     """The oldest group due for the destination, in a transaction; None when none is, or the lease has ended."""
     now = db.now()
-    if not QueueDestination.objects.filter(name=lease.destination, token=lease.token).update(lease_until=now + LEASE):
+    if not store_rows.update_where(
+        QueueDestination, {"lease_until": now + LEASE}, {"name": lease.destination, "token": lease.token}
+    ):
         return None
     while True:
-        first = _skip_locked(_due(lease.destination, now).order_by("next_attempt", "pk")).first()
-        if first is None:
+        first = _oldest.row(lease.destination, State.QUEUED.value)
+        if first is None or first.next_attempt > now:
             return None
+        blob = _content.row(first.blob_id)
+        assert blob is not None, "the database keeps content that a message refers to"
+        first.blob = blob
         messages = [first, *_companions(first, now)]
         try:
             way: routing.Way | routing.UnknownTransport = routing.way(
@@ -236,12 +243,13 @@ def claim_group(lease: Lease, schedule: Schedule) -> Group | None:
         return Group(tuple(_begin(message, lease, way, schedule, now) for message in messages), way)
 
 
-def _due(destination: str, now: datetime) -> QuerySet[QueueMessage]:
-    return (
-        QueueMessage.objects.filter(destination=destination, state=State.QUEUED, hold=False, next_attempt__lte=now)
-        .select_related("blob")
-        .defer(*_BLOB_UNUSED)
-    )
+def _waiting(destination: str, state: str) -> QuerySet[QueueMessage]:
+    rows = QueueMessage.objects.filter(destination=destination, state=state, hold=False)
+    return _skip_locked(rows.order_by("next_attempt", "pk"))[:1]
+
+
+_oldest: Final = ModelStatement(QueueMessage, _waiting)
+_content: Final = ModelStatement(Blob, lambda pk: Blob.objects.filter(pk=pk).only("size", "data", "storage_name"))
 
 
 def _companions(first: QueueMessage, now: datetime) -> Sequence[QueueMessage]:
@@ -304,7 +312,8 @@ def _begin(
 
 def enter_dot(lease: Lease, ids: Sequence[int]) -> None:
     """The end of the data goes out next: from here the other side may have the message. Raises LostLease."""
-    held = QueueMessage.objects.filter(pk__in=ids, lease_token=lease.token, state=State.DELIVERING)
+    held = {"id": list(ids), "lease_token": lease.token, "state": State.DELIVERING}
     with db.write():
-        if held.update(phase=Phase.DOT, lease_until=db.now() + LEASE) != len(ids):
+        entered = store_rows.update_where(QueueMessage, {"phase": Phase.DOT, "lease_until": db.now() + LEASE}, held)
+        if len(entered) != len(ids):
             raise LostLease(f"messages to {lease.destination} are another worker's")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Final
 
 from django.core.exceptions import ValidationError
 from django.db import models
@@ -228,8 +228,3 @@ class FromID(models.Model):
 
     def __str__(self) -> str:
         return self.from_id
-
-
-def common_fields(row: Outgoing) -> dict[str, Any]:
-    """The columns that pending and retired messages share, by name."""
-    return {field.attname: getattr(row, field.attname) for field in Outgoing._meta.get_fields() if field.concrete}

@@ -266,11 +266,13 @@ def _ended(message: QueueMessage, *, tell: bool) -> bool:
     """End one message; False if it is being delivered (or gone) by now."""
     notice = notices.failed(message, Outcome(Status.PERMANENT, CANCELED)) if tell else None
     with write_tx(*([notice.account_id] if notice is not None else [])) as tx:
-        if not QueueMessage.objects.filter(pk=message.pk, state=State.QUEUED).delete()[0]:
-            return False
         now = db.now()
+        waiting = {"id": message.pk, "state": State.QUEUED}
+        if not store_rows.update_where(QueueMessage, {"last_attempt": now}, waiting):
+            return False
         store_rows.insert(DeliveryAttempt, {"message_id": message.pk, "start": now, "error": CANCELED})
         results.retire(message, success=False, now=now)
+        store_rows.delete_where(QueueMessage, waiting)
         if notice is not None:
             notice.deliver(tx)
     return True

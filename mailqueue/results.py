@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Sequence
@@ -10,17 +11,19 @@ from datetime import datetime, timedelta
 from typing import Any, Final
 
 from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db.models import Field
 
 from accounts.models import Account
 from server import db
 from server.db import DatabaseBusy
 from server.models import ServerSettings
+from server.statements import Statement, run
 from store import rows as store_rows
 from store.db import Tx, write_tx
 
 from . import notices, wakeup
 from .leases import Claimed, Group, Lease, LostLease, claim_group, lost_leases
-from .models import DeliveryAttempt, Outgoing, Phase, QueueMessage, RetiredMessage, State, common_fields
+from .models import DeliveryAttempt, Outgoing, Phase, QueueMessage, RetiredMessage, State
 from .notices import Notice
 from .outcomes import Outcome, Status
 from .schedule import Schedule
@@ -31,6 +34,19 @@ log = logging.getLogger(__name__)
 RETRY_DELAYS: Final = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 140)
 KEEP_WITHOUT_ACCOUNT: Final = timedelta(hours=168)
 KEEP_IN_LOCALSERVE: Final = timedelta(hours=72)
+
+
+# What a message has again once its attempt is over.
+_WAITING: Final = {
+    "state": State.QUEUED,
+    "lease_token": None,
+    "lease_until": None,
+    "phase": Phase.NONE,
+    "interruptions": 0,
+}
+_period: Final = Statement(
+    lambda account_id: Account.objects.filter(pk=account_id).values_list("keep_retired_message_period")
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,39 +102,27 @@ def accounts_of(results: Sequence[Result]) -> set[int]:
 
 def store(tx: Tx, lease: Lease, results: Sequence[Result]) -> None:
     """Store results, in a transaction that holds `accounts_of` them. Raises LostLease, and then nothing is stored."""
-    held = QueueMessage.objects.filter(lease_token=lease.token, state=State.DELIVERING)
     now = db.now()
-    done = [result.message.pk for result in results if result.final]
-    if done and held.filter(pk__in=done).delete()[0] != len(done):
-        raise _lost(lease)
     for result in results:
-        if not result.final and not held.filter(pk=result.message.pk).update(
-            state=State.QUEUED,
-            lease_token=None,
-            lease_until=None,
-            phase=Phase.NONE,
-            interruptions=0,
-            next_attempt=result.message.next_attempt,
-            dialed_ips=result.message.dialed_ips,
-        ):
-            raise _lost(lease)
-        _store_attempt(result, now)
+        message = result.message
+        held = {"id": message.pk, "lease_token": lease.token, "state": State.DELIVERING}
         if result.final:
-            retire(result.message, success=result.outcome.status is Status.DELIVERED, now=now)
+            retire(message, success=result.outcome.status is Status.DELIVERED, now=now)
+            changed = store_rows.delete_where(QueueMessage, held)
         else:
-            _wake_after(result.message.next_attempt - now)
+            changed = store_rows.update_where(QueueMessage, {**_WAITING, "dialed_ips": message.dialed_ips}, held)
+            _wake_after(message.next_attempt - now)
+        if not changed:
+            lost_leases.inc()
+            log.warning("lost lease", extra={"destination": lease.destination, "queue_id": message.pk})
+            raise LostLease(f"message {message.pk} is another worker's")
+        _store_attempt(result, now)
         if result.notice is not None:
             result.notice.deliver(tx)
 
 
 def _wake_after(wait: timedelta) -> None:
     transaction.on_commit(lambda: wakeup.after(wait))
-
-
-def _lost(lease: Lease) -> LostLease:
-    lost_leases.inc()
-    log.warning("lost lease", extra={"destination": lease.destination})
-    return LostLease(f"messages to {lease.destination} are another worker's")
 
 
 def _store_attempt(result: Result, now: datetime) -> None:
@@ -150,24 +154,34 @@ def retire(message: QueueMessage, *, success: bool, now: datetime) -> None:
     if not keep:
         DeliveryAttempt.objects.filter(message_id=message.pk).delete()
         return
-    columns: dict[str, Any] = common_fields(message)
-    RetiredMessage.objects.create(
-        **columns,
-        id=message.pk,
-        recipient_address=message.recipient,
-        success=success,
-        last_activity=now,
-        keep_until=now + keep,
-    )
+    sql, fields = _retirement()
+    own = {"recipient_address": message.recipient, "success": success, "last_activity": now, "keep_until": now + keep}
+    run(sql, [*(field.get_db_prep_save(own[field.attname], connection) for field in fields), message.pk])
+
+
+@functools.cache
+def _retirement() -> tuple[str, list[Field[Any, Any]]]:
+    """The statement that copies a row to the history, and the fields whose values it takes."""
+    quote = connection.ops.quote_name
+    kept = {field.attname for field in QueueMessage._meta.local_concrete_fields}
+    fields = RetiredMessage._meta.local_concrete_fields
+    copied = ", ".join(quote(field.column or field.attname) for field in fields if field.attname in kept)
+    own = [field for field in fields if field.attname not in kept]
+    names = ", ".join([*(quote(field.column or field.attname) for field in own), copied])
+    source, target = (quote(model._meta.db_table) for model in (QueueMessage, RetiredMessage))
+    marks = ", ".join(["%s"] * len(own))
+    sql = f"INSERT INTO {target} ({names}) SELECT {marks}, {copied} FROM {source} WHERE id = %s"  # noqa: S608 # our own names
+    return sql, own
 
 
 def keep_period(message: Outgoing) -> timedelta:
     """How long the history of a message is kept; zero: not at all."""
     if message.account_id is None:
         return KEEP_WITHOUT_ACCOUNT
-    period = Account.objects.filter(pk=message.account_id).values_list("keep_retired_message_period", flat=True).first()
-    if period is None:
+    row = _period.row(message.account_id)
+    if row is None:
         return KEEP_WITHOUT_ACCOUNT
+    period: timedelta = row[0]
     if ServerSettings.current().localserve:
         return max(period, KEEP_IN_LOCALSERVE)
     return period

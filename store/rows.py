@@ -2,6 +2,7 @@
 
 message_id = insert(Message, {"account_id": 1, "mailbox_id": 2, "uid": 3, ...})
 update(Mailbox, mailbox_id, {"uidnext": 4, "modseq": 17})
+update_where(QueueMessage, {"phase": "dot"}, {"id": [1, 2], "lease_token": token})     # [1, 2]
 """
 
 from __future__ import annotations
@@ -9,12 +10,14 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, TypeAlias
 
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.models import BooleanField, CharField, Field, ForeignKey, IntegerField, Model, TextField
 
 from server.statements import run
+
+_Prepare: TypeAlias = "list[Callable[..., Any] | None]"
 
 _MISSING: Final = object()
 _PLAIN: Final = (BooleanField, CharField, ForeignKey, IntegerField, TextField)  # bool, str and int, as they are
@@ -60,13 +63,68 @@ def insert(model: type[Model], values: Mapping[str, Any]) -> int:
 def update(model: type[Model], pk: int, values: Mapping[str, Any]) -> None:
     """Set columns (``mailbox_id``) of the row with this primary key."""
     sql, prepare = _update(model, tuple(values))
+    run(sql, [*_params(prepare, values), pk])
+
+
+def update_where(model: type[Model], values: Mapping[str, Any], conditions: Mapping[str, Any]) -> list[int]:
+    """Set columns of the rows that have these values (a list: one of them) in these columns; the ids of those rows.
+
+    A claim by conditional update: rows that somebody else changed first are not among them.
+    """
+    lengths = tuple(len(value) if isinstance(value, list) else 0 for value in conditions.values())
+    sql, prepare, prepare_conditions = _update_where(model, tuple(values), tuple(conditions), lengths)
+    params = [*_params(prepare, values), *_condition_params(prepare_conditions, conditions)]
+    return [row[0] for row in run(sql, params)]
+
+
+def delete_where(model: type[Model], conditions: Mapping[str, Any]) -> list[int]:
+    """Delete the rows that have these values, as `update_where` finds them; their ids. Nothing may point to them."""
+    lengths = tuple(len(value) if isinstance(value, list) else 0 for value in conditions.values())
+    where, prepare = _where(model, tuple(conditions), lengths)
+    quote = connection.ops.quote_name
+    sql = f"DELETE FROM {quote(model._meta.db_table)} WHERE {where} RETURNING id"  # noqa: S608 # names of our own columns
+    return [row[0] for row in run(sql, _condition_params(prepare, conditions))]
+
+
+def _params(prepare: _Prepare, values: Mapping[str, Any]) -> list[Any]:
     database = connections[DEFAULT_DB_ALIAS]
-    params = [value if p is None else p(value, database) for p, value in zip(prepare, values.values(), strict=True)]
-    run(sql, [*params, pk])
+    return [value if p is None else p(value, database) for p, value in zip(prepare, values.values(), strict=True)]
+
+
+def _condition_params(prepare: _Prepare, conditions: Mapping[str, Any]) -> list[Any]:
+    database = connections[DEFAULT_DB_ALIAS]
+    return [
+        single if p is None else p(single, database)
+        for p, value in zip(prepare, conditions.values(), strict=True)
+        for single in (value if isinstance(value, list) else (value,))
+    ]
+
+
+@functools.lru_cache(maxsize=256)
+def _update_where(
+    model: type[Model], names: tuple[str, ...], conditions: tuple[str, ...], lengths: tuple[int, ...]
+) -> tuple[str, _Prepare, _Prepare]:
+    quote = connection.ops.quote_name
+    by_name = {field.attname: field for field in model._meta.local_concrete_fields}
+    assigned = ", ".join(f"{quote(by_name[name].column or name)} = %s" for name in names)
+    where, prepare = _where(model, conditions, lengths)
+    table = quote(model._meta.db_table)
+    sql = f"UPDATE {table} SET {assigned} WHERE {where} RETURNING id"  # noqa: S608 # names of our own columns
+    return sql, [_prepare(by_name[name]) for name in names], prepare
+
+
+def _where(model: type[Model], conditions: tuple[str, ...], lengths: tuple[int, ...]) -> tuple[str, _Prepare]:
+    quote = connection.ops.quote_name
+    by_name = {field.attname: field for field in model._meta.local_concrete_fields}
+    terms = []
+    for name, length in zip(conditions, lengths, strict=True):
+        column = quote(by_name[name].column or name)
+        terms.append(f"{column} IN ({', '.join(['%s'] * length)})" if length else f"{column} = %s")
+    return " AND ".join(terms), [_prepare(by_name[name]) for name in conditions]
 
 
 @functools.cache
-def _update(model: type[Model], names: tuple[str, ...]) -> tuple[str, list[Callable[..., Any] | None]]:
+def _update(model: type[Model], names: tuple[str, ...]) -> tuple[str, _Prepare]:
     quote = connection.ops.quote_name
     by_name = {field.attname: field for field in model._meta.local_concrete_fields}
     fields = [by_name[name] for name in names]
