@@ -35,6 +35,7 @@ class Case:
     target: float
     figure: str = "rate"
     smaller_is_better: bool = False
+    submits: bool = False  # without limits, and nothing is delivered meanwhile
 
 
 CASES = [
@@ -46,6 +47,11 @@ CASES = [
     Case("smtp-in small, 10 conn", "smtp-in",
          ("-n", "2000", "-c", "10", "--max-size", "65000", "--sources", "2048", "--per-connection", "10"),
          "aiosmtpd", 0.5),
+    *(
+        Case(f"submission full, {c} conn", "submission", ("-n", n, "-c", c, "--sources", "2048"), "aiosmtpd", 0.7,
+             submits=True)
+        for n, c in (("200", "1"), ("600", "10"), ("600", "50"))
+    ),
     *(Case(f"imap-append, {c} conn", "imap-append", ("-n", n, "-c", c), "dovecot", 0.5)
       for n, c in (("300", "1"), ("600", "10"))),
     *(Case(f"imap-fetch-flags, {c} conn", "imap-fetch-flags", ("-n", n, "-c", c), "dovecot", 0.25)
@@ -77,7 +83,8 @@ def main() -> int:
     args = parser.parse_args()
     chosen = [c for c in CASES if not args.names or any(c.name.startswith(n) for n in args.names)]
     with contextlib.ExitStack() as stack:
-        targets = {"mox": stack.enter_context(yardsticks.localserve(MOX_IP, args.mail_workers))}
+        mox, directory = stack.enter_context(yardsticks.localserve(MOX_IP, args.mail_workers))
+        targets = {"mox": mox}
         targets["aiosmtpd"] = stack.enter_context(yardsticks.noop_smtp(AIOSMTPD_IP))
         if yardsticks.has_dovecot():
             targets["dovecot"] = stack.enter_context(yardsticks.dovecot(DOVECOT_IP))
@@ -88,7 +95,10 @@ def main() -> int:
             f"memory of the idle server: {procstat.pss_mb(targets['mox'].pids):.0f} MB PSS (target 300)",
             file=sys.stderr,
         )
-        rows = [_measure(case, targets, args) for case in chosen]
+        rows = []
+        for case in chosen:
+            with yardsticks.submitting(directory) if case.submits else contextlib.nullcontext():
+                rows.append(_measure(case, targets, args))
     print()
     for row in rows:
         print(row)

@@ -8,6 +8,7 @@ import pwd
 import shutil
 import signal
 import socket
+import sqlite3
 import subprocess
 import sys
 import tempfile
@@ -24,12 +25,13 @@ START_TIMEOUT = 60.0
 
 
 @contextmanager
-def localserve(ip: str, mail_workers: int = 1) -> Iterator[Target]:
-    """This project, in a new directory, without pedantic checks and with a quiet log."""
-    with _directory() as directory:
+def localserve(ip: str, mail_workers: int = 1) -> Iterator[tuple[Target, Path]]:
+    """This project, in a new directory (the second), without pedantic checks and with a quiet log."""
+    with _directory() as parent:
+        directory = parent / "d"
         started = time.monotonic()
         process = subprocess.Popen(
-            [sys.executable, "manage.py", "localserve", "--dir", str(directory / "d"), "--ip", ip]
+            [sys.executable, "manage.py", "localserve", "--dir", str(directory), "--ip", ip]
             + ["--no-pedantic", "--loglevel", "error"],
             cwd=PROJECT,
             env={**os.environ, "MOX_MAIL_WORKERS": str(mail_workers)},
@@ -44,14 +46,40 @@ def localserve(ip: str, mail_workers: int = 1) -> Iterator[Target]:
             raise SystemExit("localserve did not start")
         print(f"localserve on {ip}: ready after {time.monotonic() - started:.1f} s", file=sys.stderr)
         try:
-            yield Target(name="mox", host=ip, pids=(process.pid,))
+            yield Target(name="mox", host=ip, pids=(process.pid,)), directory
         finally:
             _stop(process)
 
 
 @contextmanager
+def submitting(directory: Path) -> Iterator[None]:
+    """The account of a localserve may send as much as it likes, and what it sends stays in the queue meanwhile."""
+    with _database(directory) as database:
+        database.execute(
+            "UPDATE accounts_account SET max_outgoing_messages_per_day = 10000000,"
+            " max_first_time_recipients_per_day = 10000000"
+        )
+        database.execute("INSERT INTO queue_holdrule (sender_domain, recipient_domain) VALUES ('', '')")
+    try:
+        yield
+    finally:
+        with _database(directory) as database:
+            database.execute("DELETE FROM queue_holdrule")
+
+
+@contextmanager
+def _database(directory: Path) -> Iterator[sqlite3.Connection]:
+    database = sqlite3.connect(directory / "mox.sqlite3", timeout=20)
+    try:
+        with database:
+            yield database
+    finally:
+        database.close()
+
+
+@contextmanager
 def noop_smtp(ip: str) -> Iterator[Target]:
-    """aiosmtpd under uvloop with a handler that takes every message and keeps none."""
+    """aiosmtpd under uvloop with a handler that takes every message and keeps none, and any password for submission."""
     process = subprocess.Popen([sys.executable, "-m", "bench.yardsticks", ip], cwd=PROJECT)
     try:
         _wait_for(ip, 1025)
@@ -156,8 +184,12 @@ def _stop(process: subprocess.Popen) -> None:
 
 
 def _run_noop(ip: str) -> None:
+    import logging
+
     import uvloop
-    from aiosmtpd.smtp import SMTP
+    from aiosmtpd.smtp import SMTP, AuthResult
+
+    logging.getLogger("mail.log").setLevel(logging.ERROR)
 
     class Nothing:
         async def handle_DATA(self, server, session, envelope):
@@ -165,9 +197,10 @@ def _run_noop(ip: str) -> None:
 
     async def serve() -> None:
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(
-            lambda: SMTP(Nothing(), data_size_limit=200 << 20, loop=loop, enable_SMTPUTF8=True), ip, 1025
-        )
+        options = {"data_size_limit": 200 << 20, "loop": loop, "enable_SMTPUTF8": True}
+        login = {"auth_require_tls": False, "authenticator": lambda *_: AuthResult(success=True)}
+        await loop.create_server(lambda: SMTP(Nothing(), **options, **login), ip, 1587)
+        server = await loop.create_server(lambda: SMTP(Nothing(), **options), ip, 1025)
         await server.serve_forever()
 
     uvloop.run(serve())
