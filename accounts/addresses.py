@@ -66,6 +66,11 @@ _addresses: Final = Statement(
 )
 
 
+def hosted_domain(name: str) -> Domain | None:
+    """A domain of this server by its A-labels, with what resolving addresses needs of it."""
+    return _hosted.row(name)
+
+
 def canonical_localpart(localpart: str, domain: Domain) -> str:
     """The localpart as addresses are compared: cut at the first catchall separator, folded unless case-sensitive."""
     localpart = unicodedata.normalize("NFC", localpart)

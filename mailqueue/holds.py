@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from django.db.models import Q, QuerySet
 
 from server import db
+from server.statements import Statement
 
 from .models import HoldRule, QueueMessage
+
+_matching: Final = Statement(
+    lambda account_id, sender_domain, recipient_domain, anything: HoldRule.objects.filter(
+        Q(account=None) | Q(account_id=account_id),
+        sender_domain__in=(anything, sender_domain),
+        recipient_domain__in=(anything, recipient_domain),
+    ).values_list("pk")[:1]
+)
 
 
 def matches(account_id: int | None, sender_domain: str, recipient_domain: str) -> bool:
     """Whether a rule holds such a message; domains in Unicode, "" for the null sender."""
-    return (
-        HoldRule.objects.filter(Q(account=None) | Q(account_id=account_id))
-        .filter(sender_domain__in=("", sender_domain), recipient_domain__in=("", recipient_domain))
-        .exists()
-    )
+    return _matching.row(account_id or 0, sender_domain, recipient_domain, "") is not None
 
 
 def add_rule(rule: HoldRule) -> int:

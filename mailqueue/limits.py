@@ -10,9 +10,13 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 from typing import Final
 
-from django.db.models import Exists, OuterRef
+from django.db import connection
+from django.db.models import Count, Exists, OuterRef
+from django.db.models.expressions import RawSQL
 
 from accounts.models import Account
+from server.statements import Statement
+from store import rows
 
 from .errors import MessageLimitReached, RecipientLimitReached
 from .models import OutgoingRecipient
@@ -21,20 +25,30 @@ WINDOW: Final = timedelta(hours=24)
 DEFAULT_MESSAGES: Final = 1000  # where the account's setting is 0
 DEFAULT_FIRST_TIME: Final = 200
 
+_in_window: Final = Statement(
+    lambda account_id, start: (
+        OutgoingRecipient.objects.filter(account_id=account_id, submitted__gt=RawSQL("%s", (start,)))
+        .values("account_id")
+        .annotate(total=Count("pk"))
+        .values_list("total")
+    )
+)
+
 
 def check(account: Account, recipients: Sequence[str], now: datetime) -> None:
     """Whether the account may send to these addresses too. Raises MessageLimitReached, RecipientLimitReached."""
     limit = account.max_outgoing_messages_per_day or DEFAULT_MESSAGES
     first_time_limit = account.max_first_time_recipients_per_day or DEFAULT_FIRST_TIME
     start = now - WINDOW
-    rows = OutgoingRecipient.objects.filter(account_id=account.pk)
-    in_window = rows.filter(submitted__gt=start)
-    total = in_window.count() + len(recipients)
+    counted = _in_window.row(account.pk, connection.ops.adapt_datetimefield_value(start))
+    total = (counted[0] if counted is not None else 0) + len(recipients)
     if total > limit:
         raise MessageLimitReached(limit)
     if total < first_time_limit:
         return
-    before = rows.filter(submitted__lte=start)
+    submitted = OutgoingRecipient.objects.filter(account_id=account.pk)
+    in_window = submitted.filter(submitted__gt=start)
+    before = submitted.filter(submitted__lte=start)
     wanted = set(recipients)
     known = before.filter(recipient__in=wanted).values("recipient").distinct().count()
     others = in_window.exclude(recipient__in=wanted).exclude(Exists(before.filter(recipient=OuterRef("recipient"))))
@@ -44,6 +58,5 @@ def check(account: Account, recipients: Sequence[str], now: datetime) -> None:
 
 def record(account_id: int, recipients: Sequence[str], now: datetime) -> None:
     """Count these for the limits to come."""
-    OutgoingRecipient.objects.bulk_create(
-        OutgoingRecipient(account_id=account_id, recipient=recipient, submitted=now) for recipient in recipients
-    )
+    for recipient in recipients:
+        rows.insert(OutgoingRecipient, {"account_id": account_id, "recipient": recipient, "submitted": now})

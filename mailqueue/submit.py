@@ -17,9 +17,8 @@ from typing import IO, Final
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from prometheus_client import Counter
 
-from accounts.addresses import canonical_localpart, may_send_as
+from accounts.addresses import canonical_localpart, hosted_domain, may_send_as
 from accounts.dkim import signing_selectors
-from accounts.models import Domain
 from protocols import dkim
 from protocols.message import (
     FromError,
@@ -335,7 +334,8 @@ def _is_internationalised(request: Request, blob: blobs.PreparedBlob) -> bool:
 
 def _signatures(request: Request, author: Address, added: bytes, *, smtputf8: bool) -> tuple[bytes, str]:
     """DKIM-Signature fields of the From domain's selectors, none where it has none; and why signing failed."""
-    domain = Domain.objects.get(name=author.domain.ascii)
+    domain = hosted_domain(author.domain.ascii)
+    assert domain is not None  # one of the account's own
     selectors = signing_selectors(domain)
     if not selectors:
         return b"", ""

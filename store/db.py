@@ -38,6 +38,7 @@ mailbox_by_name: Final = ModelStatement(
     Mailbox, lambda account_id, name: Mailbox.objects.filter(account_id=account_id, name=name, expunged=False)
 )
 """The live mailbox of an account with a canonical name."""
+_account: Final = ModelStatement(Account, lambda pk: Account.objects.filter(pk=pk))
 _quota: Final = Statement(lambda account_id: Account.objects.filter(pk=account_id).values_list("quota_message_size"))
 
 
@@ -90,7 +91,9 @@ class AccountTx:
     def account(self) -> Account:
         """The account with its settings."""
         if self._account is None:
-            self._account = Account.objects.get(pk=self.account_id)
+            self._account = _account.row(self.account_id)
+            if self._account is None:
+                raise MailboxGone(f"account {self.account_id} was removed")
         return self._account
 
     @property
