@@ -27,11 +27,14 @@ def wire(server: Server) -> Iterator[Wire]:
 
 
 @pytest.fixture
-def user(mailbox_user: MailboxUser) -> MailboxUser:
-    """Somebody whose messages stay in the queue."""
+def user(mailbox_user: MailboxUser) -> Iterator[MailboxUser]:
+    """Somebody whose messages stay in the queue until the test is over."""
     with db.write():
-        HoldRule.objects.create(account=mailbox_user.account)
-    return mailbox_user
+        rule = HoldRule.objects.create(account=mailbox_user.account)
+    yield mailbox_user
+    with db.write():
+        QueueMessage.objects.filter(account=mailbox_user.account).delete()
+        rule.delete()
 
 
 def fail_by_smtp(server: Server, user: MailboxUser, source: str) -> bool:

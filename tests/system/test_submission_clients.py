@@ -5,7 +5,7 @@ from __future__ import annotations
 import smtplib
 import ssl
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -23,11 +23,14 @@ RECIPIENT = "bo@remote.example"
 
 
 @pytest.fixture
-def user(mailbox_user: MailboxUser) -> MailboxUser:
-    """Somebody whose messages stay in the queue."""
+def user(mailbox_user: MailboxUser) -> Iterator[MailboxUser]:
+    """Somebody whose messages stay in the queue until the test is over."""
     with db.write():
-        HoldRule.objects.create(account=mailbox_user.account)
-    return mailbox_user
+        rule = HoldRule.objects.create(account=mailbox_user.account)
+    yield mailbox_user
+    with db.write():
+        QueueMessage.objects.filter(account=mailbox_user.account).delete()
+        rule.delete()
 
 
 def prefix_of_the_only_message(user: MailboxUser) -> str:
