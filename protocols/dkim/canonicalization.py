@@ -1,4 +1,4 @@
-"""Canonical forms of header fields and bodies (RFC 6376 section 3.4), and the choice of the fields that are signed.
+"""Canonical forms of header fields and bodies (RFC 6376 section 3.4).
 
 Bodies come in blocks of any size. All work is done by searches and replacements over whole blocks, so that no body,
 however odd, costs more than its length.
@@ -8,13 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from enum import StrEnum
 from typing import Final
-
-from protocols.message.headers import HeaderField, iter_headers
-
-from .errors import DkimError, ErrorKind
 
 EMPTY_LINES_AT_ONCE: Final = 32 * 1024  # empty lines written at once: a body of nothing else stays out of memory
 
@@ -110,34 +106,6 @@ def canonical_field(field: bytes, canonicalization: Canonicalization) -> bytes:
     name, _, value = field.partition(b":")
     value = _WHITE_SPACE.sub(b" ", value.replace(b"\r\n", b"")).strip(b" ")
     return name.rstrip(b" \t").lower() + b":" + value + b"\r\n"
-
-
-def signed_data(
-    section: bytes, names: Sequence[str], canonicalization: Canonicalization, signature_field: bytes
-) -> bytes:
-    """What is signed (RFC 6376 section 3.7): the fields named in ``h=``, and the signature itself with an empty ``b=``.
-
-    Of fields with the same name the last one is taken first; a name without a field left stands for nothing
-    (section 5.4.2). ``signature_field`` may end in CRLF or not.
-    """
-    fields: dict[str, list[HeaderField]] = {}
-    for field in header_fields(section):
-        fields.setdefault(field.name.lower(), []).append(field)
-    pieces: list[bytes] = []
-    for name in names:
-        left = fields.get(name.lower())
-        if left:
-            field = left.pop()
-            pieces.append(canonical_field(section[field.start : field.end], canonicalization))
-    pieces.append(canonical_field(signature_field, canonicalization).removesuffix(b"\r\n"))
-    return b"".join(pieces)
-
-
-def header_fields(section: bytes) -> list[HeaderField]:
-    """The fields of a header section. Raises DkimError for line ends that others might read in another way."""
-    if section.count(b"\n") != section.count(b"\r\n") or section.count(b"\r") != section.count(b"\r\n"):
-        raise DkimError(ErrorKind.HEADER_MALFORMED, "bare carriage return or line feed in the header section")
-    return list(iter_headers(section))
 
 
 def _undecided(data: bytes, relaxed: bool) -> int:

@@ -15,6 +15,7 @@ from .errors import DkimError, ErrorKind
 RSA_BITS: Final = 2048  # of keys made here: 4096 bits do not fit one TXT string and are refused by some
 RSA_BITS_MIN: Final = 1024  # RFC 8301 section 3.2
 RSA_BITS_MAX: Final = 8192  # more costs a verifier too much
+RSA_EXPONENT_MAX: Final = 1 << 32  # as some verifiers have it; 65537 is what all use, and a large one costs too much
 ED25519_SIZE: Final = 32  # bytes of a public key, RFC 8463 section 4
 
 PrivateKey: TypeAlias = RSAPrivateKey | Ed25519PrivateKey
@@ -78,8 +79,13 @@ def load_public_key(key_type: str, data: bytes) -> PublicKey:
 
 def check_size(key: PrivateKey | PublicKey) -> None:
     """Raises DkimError for an RSA key that is too small to trust or too large to compute with."""
-    if isinstance(key, RSAPrivateKey | RSAPublicKey) and not RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX:
+    if not isinstance(key, RSAPrivateKey | RSAPublicKey):
+        return
+    if not RSA_BITS_MIN <= key.key_size <= RSA_BITS_MAX:
         raise DkimError(ErrorKind.WEAK_KEY, f"RSA key of {key.key_size} bits, must be {RSA_BITS_MIN} to {RSA_BITS_MAX}")
+    public = key.public_key() if isinstance(key, RSAPrivateKey) else key
+    if public.public_numbers().e >= RSA_EXPONENT_MAX:
+        raise DkimError(ErrorKind.WEAK_KEY, "RSA key with an exponent of more than 32 bits")
 
 
 def make_signature(key: PrivateKey, data: bytes) -> bytes:
@@ -89,13 +95,15 @@ def make_signature(key: PrivateKey, data: bytes) -> bytes:
     return key.sign(data, padding.PKCS1v15(), hashes.SHA256())
 
 
-def is_signature(key: PublicKey, data: bytes, signature: bytes) -> bool:
-    """Whether the signature is the key's over this data, with SHA-256."""
+def is_signature(key: PublicKey, data: bytes, signature: bytes, *, sha1: bool = False) -> bool:
+    """Whether the signature is the key's over this data, with SHA-256 (or SHA-1, of RSA keys only)."""
     try:
         if isinstance(key, Ed25519PublicKey):
             key.verify(signature, _sha256(data))
         else:
-            key.verify(signature, data, padding.PKCS1v15(), hashes.SHA256())
+            # SHA-1 only for callers whose policy lets it through: RFC 8301 section 3.1 does not.
+            hash_algorithm = hashes.SHA1() if sha1 else hashes.SHA256()  # noqa: S303
+            key.verify(signature, data, padding.PKCS1v15(), hash_algorithm)
     except InvalidSignature:
         return False
     return True

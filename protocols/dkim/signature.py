@@ -48,13 +48,18 @@ class Signature:
     copied_headers: tuple[str, ...] = ()
     version: int = 1
 
+    @property
+    def algorithm(self) -> str:
+        """The value of ``a=``."""
+        return f"{self.algorithm_sign}-{self.algorithm_hash}"
+
     def compose_unsigned(self, *, utf8: bool = False) -> bytes:
         """The field up to its ``b=``, without line end: the form that is signed (RFC 6376 section 3.7)."""
         field = HeaderWriter("DKIM-Signature:")
         field.add(" ", f"v={self.version};", f"d={self.domain.ascii};", f"s={self.selector.ascii};")
         if self.identity is not None:
             field.add(" ", f"i={encode_quoted_printable(self.identity, utf8=utf8)};")
-        field.add(" ", f"a={self.algorithm_sign}-{self.algorithm_hash};")
+        field.add(" ", f"a={self.algorithm};")
         if (self.canon_header, self.canon_body) != (Canonicalization.SIMPLE, Canonicalization.SIMPLE):
             field.add(" ", f"c={self.canon_header}/{self.canon_body};")
         if self.sign_time is not None:

@@ -11,16 +11,14 @@ from typing import Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from protocols.message.source import Readable, Source, as_source, chunks
+from protocols.message.source import Readable, as_source, chunks
 from protocols.names import Domain, format_localpart
 
-from .canonicalization import BodyHashes, Canonicalization, header_fields, signed_data
+from .canonicalization import BodyHashes, Canonicalization
 from .errors import DkimError, ErrorKind
 from .keys import PrivateKey, check_size, make_signature
+from .section import HeaderSection, read_header_section
 from .signature import Hash, KeyType, Signature
-
-MAX_HEADER: Final = 1 << 20  # bytes of a header section, as the parser of messages has it
-HEADER_BLOCK: Final = 64 * 1024  # bytes read at once while looking for the end of the header section
 
 DEFAULT_HEADERS: Final = (
     "From",
@@ -58,6 +56,29 @@ class Selector:
         """Of header and body."""
         return _canonicalization(self.header_relaxed), _canonicalization(self.body_relaxed)
 
+    @property
+    def key_type(self) -> KeyType:
+        return KeyType.ED25519 if isinstance(self.key, Ed25519PrivateKey) else KeyType.RSA
+
+    def signed_headers(self, header: HeaderSection) -> tuple[str, ...]:
+        """The names for ``h=``, each as often as it stands there."""
+        names: list[str] = []
+        for name in dict.fromkeys(self.headers or DEFAULT_HEADERS):
+            count = len(header.named(name.lower()))
+            # A name that does not occur is listed once all the same: verifiers want to see Subject there.
+            names += [name] * (count + 1 if self.seal_headers else max(count, 1))
+        return tuple(names)
+
+    def check(self) -> None:
+        """Raises DkimError for what no verifier should trust."""
+        if self.hash is not Hash.SHA256:
+            raise DkimError(ErrorKind.UNKNOWN_HASH, f"selector {self.name.ascii} has {self.hash}, must be sha256")
+        check_size(self.key)
+        if self.headers and not any(name.lower() == "from" for name in self.headers):
+            raise DkimError(ErrorKind.FROM_NOT_SIGNED, f"selector {self.name.ascii} does not sign From")
+        if self.expiration < timedelta(0):
+            raise DkimError(ErrorKind.EXPIRED, f"selector {self.name.ascii} has a negative expiration")
+
 
 def sign(
     message: Readable,
@@ -77,14 +98,12 @@ def sign(
     malformed or over 1 MiB, or a selector does not sign From or cannot be signed with.
     """
     for selector in selectors:
-        _check(selector)
+        selector.check()
     source = as_source(message)
-    own_section, body_at = _header_section(source)
-    section = prefix + own_section
-    counts: dict[str, int] = {}
-    for field in header_fields(section):
-        counts[field.name.lower()] = counts.get(field.name.lower(), 0) + 1
-    if (from_fields := counts.get("from", 0)) != 1:
+    own_section, body_at = read_header_section(source)
+    header = HeaderSection(prefix + own_section)
+    header.check_line_ends()
+    if (from_fields := len(header.named("from"))) != 1:
         raise DkimError(ErrorKind.HEADER_MALFORMED, f"message has {from_fields} From fields, must be one")
 
     bodies = BodyHashes((selector.canonicalizations[1], selector.hash) for selector in selectors)
@@ -99,9 +118,9 @@ def sign(
         signature = Signature(
             domain=domain,
             selector=selector.name,
-            algorithm_sign=KeyType.ED25519 if isinstance(selector.key, Ed25519PrivateKey) else KeyType.RSA,
+            algorithm_sign=selector.key_type,
             algorithm_hash=selector.hash,
-            signed_headers=_signed_headers(selector, counts),
+            signed_headers=selector.signed_headers(header),
             body_hash=body_hashes[canon_body, selector.hash],
             identity=f"{format_localpart(localpart)}@{domain.ascii}",
             canon_header=canon_header,
@@ -110,48 +129,10 @@ def sign(
             expire_time=sign_time + int(selector.expiration.total_seconds()) if selector.expiration else None,
         )
         unsigned = signature.compose_unsigned(utf8=smtputf8)
-        data = signed_data(section, signature.signed_headers, canon_header, unsigned)
+        data = header.signed_data(signature.signed_headers, canon_header, unsigned)
         signed = dataclasses.replace(signature, signature=make_signature(selector.key, data))
         fields.append(signed.compose(utf8=smtputf8))
     return b"".join(fields)
-
-
-def _check(selector: Selector) -> None:
-    if selector.hash is not Hash.SHA256:
-        raise DkimError(ErrorKind.UNKNOWN_HASH, f"selector {selector.name.ascii} has {selector.hash}, must be sha256")
-    check_size(selector.key)
-    if selector.headers and not any(name.lower() == "from" for name in selector.headers):
-        raise DkimError(ErrorKind.FROM_NOT_SIGNED, f"selector {selector.name.ascii} does not sign From")
-    if selector.expiration < timedelta(0):
-        raise DkimError(ErrorKind.EXPIRED, f"selector {selector.name.ascii} has a negative expiration")
-
-
-def _signed_headers(selector: Selector, counts: dict[str, int]) -> tuple[str, ...]:
-    names: list[str] = []
-    for name in dict.fromkeys(selector.headers or DEFAULT_HEADERS):
-        count = counts.get(name.lower(), 0)
-        # A name that does not occur is listed once all the same: verifiers want to see Subject there.
-        names += [name] * (count + 1 if selector.seal_headers else max(count, 1))
-    return tuple(names)
-
-
-def _header_section(source: Source) -> tuple[bytes, int]:
-    """The fields, with the line end of the last one, and the offset of the body. Raises DkimError."""
-    section = b""
-    while True:
-        block = source.read_at(len(section), min(HEADER_BLOCK, MAX_HEADER + 4 - len(section)))
-        searched = max(0, len(section) - 3)
-        section += block
-        if section.startswith(b"\r\n"):
-            return b"", 2
-        end = section.find(b"\r\n\r\n", searched)
-        if end >= 0:
-            return section[: end + 2], end + 4
-        if not block:
-            if len(section) > MAX_HEADER:
-                raise DkimError(ErrorKind.HEADER_MALFORMED, f"header section longer than {MAX_HEADER} bytes")
-            # A header section without a body.
-            return section if section.endswith(b"\r\n") or not section else section + b"\r\n", source.size
 
 
 def _canonicalization(relaxed: bool) -> Canonicalization:

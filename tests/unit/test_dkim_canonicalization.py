@@ -17,8 +17,8 @@ from protocols.dkim import (
     Canonicalization,
     DkimError,
     ErrorKind,
+    HeaderSection,
     canonical_field,
-    signed_data,
 )
 
 SIMPLE, RELAXED = Canonicalization.SIMPLE, Canonicalization.RELAXED
@@ -50,9 +50,9 @@ def test_it_gives_the_example_of_the_rfc() -> None:
     # RFC 6376 section 3.4.5.
     header = b"A: X\r\nB : Y\t\r\n\tZ  \r\n"
     body = b" C \r\nD \t E\r\n\r\n\r\n"
-    assert signed_data(header, ["A", "B"], RELAXED, b"S:") == b"a:X\r\nb:Y Z\r\ns:"
+    assert HeaderSection(header).signed_data(["A", "B"], RELAXED, b"S:") == b"a:X\r\nb:Y Z\r\ns:"
     assert canonical(body, RELAXED) == b" C\r\nD E\r\n"
-    assert signed_data(header, ["A", "B"], SIMPLE, b"S:") == header + b"S:"
+    assert HeaderSection(header).signed_data(["A", "B"], SIMPLE, b"S:") == header + b"S:"
     assert canonical(body, SIMPLE) == b" C \r\nD \t E\r\n"
 
 
@@ -87,13 +87,13 @@ def test_it_relaxes_a_field_with_white_space_around_its_colon() -> None:
 
 def test_it_takes_the_last_field_of_a_name_first_and_nothing_for_a_missing_one() -> None:
     header = b"To: 1\r\nX: x\r\nTo: 2\r\n"
-    assert signed_data(header, ["to", "Cc", "TO", "to"], SIMPLE, b"S:") == b"To: 2\r\nTo: 1\r\nS:"
+    assert HeaderSection(header).signed_data(["to", "Cc", "TO", "to"], SIMPLE, b"S:") == b"To: 2\r\nTo: 1\r\nS:"
 
 
 def test_it_refuses_line_ends_in_the_header_that_others_read_in_another_way() -> None:
     for header in (b"From: a\nTo: b\r\n", b"From: a\rTo: b\r\n"):
         with pytest.raises(DkimError) as caught:
-            signed_data(header, ["From"], RELAXED, b"S:")
+            HeaderSection(header).check_line_ends()
         assert caught.value.kind is ErrorKind.HEADER_MALFORMED
 
 
