@@ -10,18 +10,14 @@ from typing import Final
 from protocols.errors import ProtocolError
 from protocols.names import Domain
 
-from .headerwriter import HeaderWriter, comment
+from .headerwriter import HeaderWriter, comment, quoted
+from .valuereader import ValueReader
 
 MAX_VALUE: Final = 64 * 1024  # characters of a header value that is read; real ones have less than 4 kB
 
 _VALUE: Final = re.compile(r"[^\x00-\x20()<>@,;:\\\"/\[\]?=\x7f]+")  # a token of RFC 2045 5.1, or UTF-8 in its place
 _ADDRESS: Final = re.compile(r'(?:"(?:[^"\\]|\\.)*+"@)?[^\s();"\\]+')
 _KEYWORD: Final = re.compile(r"[A-Za-z0-9_-]+")
-_BARE: Final = re.compile(r"[^\s();\"]+")
-_WHITE_SPACE: Final = re.compile(r"\s+")
-_COMMENT_MARK: Final = re.compile(r"[()\\]")
-_QUOTED: Final = re.compile(r'"((?:[^"\\]|\\.)*+)"', re.DOTALL)
-_QUOTED_PAIR: Final = re.compile(r"\\(.)", re.DOTALL)
 
 
 class BadAuthResults(ProtocolError, ValueError):
@@ -91,7 +87,7 @@ def parse_auth_results(text: str) -> AuthResults:
     """
     if len(text) > MAX_VALUE:
         raise BadAuthResults(f"longer than {MAX_VALUE} characters")
-    reader = _Reader(text)
+    reader = ValueReader(text, BadAuthResults)
     said = reader.comments()
     hostname = reader.value("authserv-id")
     said += reader.comments()
@@ -115,7 +111,7 @@ def _method_texts(method: AuthMethod) -> list[str]:
     if method.comment:
         texts += comment(method.comment).split(" ")
     if method.reason:
-        texts.append(f"reason={_quoted(method.reason)}")
+        texts.append(f"reason={quoted(method.reason)}")
     for prop in method.props:
         value = prop.value if prop.is_addr and _ADDRESS.fullmatch(prop.value) else _value(prop.value)
         texts.append(f"{prop.type}.{prop.property}={value}" if prop.type else f"{prop.property}={value}")
@@ -125,18 +121,14 @@ def _method_texts(method: AuthMethod) -> list[str]:
 
 
 def _value(text: str) -> str:
-    return text if _VALUE.fullmatch(text) else _quoted(text)
+    return text if _VALUE.fullmatch(text) else quoted(text)
 
 
-def _quoted(text: str) -> str:
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
-
-
-def _read_method(reader: _Reader, said: list[str]) -> AuthMethod | None:
+def _read_method(reader: ValueReader, said: list[str]) -> AuthMethod | None:
     """One method with its result; None for `none`, which says that there are no results."""
     name = reader.require(_KEYWORD, "method")
     said = said + reader.comments()
-    if name.lower() == "none" and reader.at_end_of_method:
+    if name.lower() == "none" and reader.at_end_of_item:
         return None
     version = ""
     if reader.take("/"):
@@ -149,7 +141,7 @@ def _read_method(reader: _Reader, said: list[str]) -> AuthMethod | None:
     said += reader.comments()
     reason = ""
     props: list[AuthProp] = []
-    while not reader.at_end_of_method:
+    while not reader.at_end_of_item:
         type_ = reader.require(_KEYWORD, "property")
         prop = ""
         reader.comments()
@@ -167,83 +159,3 @@ def _read_method(reader: _Reader, said: list[str]) -> AuthMethod | None:
         after = " ".join(reader.comments())
         props.append(AuthProp(type_ if prop else "", prop or type_, value, is_addr, after))
     return AuthMethod(name.lower(), result, version, " ".join(said), reason, tuple(props))
-
-
-class _Reader:
-    """A place in a header value."""
-
-    def __init__(self, text: str) -> None:
-        self._text = text
-        self._at = 0
-
-    @property
-    def at_end(self) -> bool:
-        return self._at >= len(self._text)
-
-    @property
-    def at_end_of_method(self) -> bool:
-        return self.at_end or self._text[self._at] == ";"
-
-    def take(self, character: str) -> bool:
-        if self._text.startswith(character, self._at):
-            self._at += 1
-            return True
-        return False
-
-    def expect(self, character: str) -> None:
-        if not self.take(character):
-            raise BadAuthResults(f"expected {character!r} before {self._text[self._at : self._at + 64]!r}")
-
-    def match(self, pattern: re.Pattern[str]) -> str:
-        """What the pattern matches here, "" if nothing."""
-        match = pattern.match(self._text, self._at)
-        if match is None:
-            return ""
-        self._at = match.end()
-        return match[0]
-
-    def require(self, pattern: re.Pattern[str], what: str) -> str:
-        text = self.match(pattern)
-        if not text:
-            raise BadAuthResults(f"expected a {what} before {self._text[self._at : self._at + 64]!r}")
-        return text
-
-    def value(self, what: str) -> str:
-        """A token or quoted-string."""
-        quoted = self.match(_QUOTED)
-        return _unquoted(quoted) if quoted else self.require(_BARE, what)
-
-    def property_value(self) -> tuple[str, bool]:
-        """A token, quoted-string or address; and whether it is an address."""
-        quoted = self.match(_QUOTED)
-        if quoted and not self._text.startswith("@", self._at):
-            return _unquoted(quoted), False
-        value = quoted + self.match(_BARE)  # nothing at all is found as well: header.i=
-        return value, "@" in value
-
-    def comments(self) -> list[str]:
-        """Pass over white space and comments; the texts of the comments."""
-        found: list[str] = []
-        while True:
-            self.match(_WHITE_SPACE)
-            if not self.take("("):
-                return found
-            found.append(self._comment())
-
-    def _comment(self) -> str:
-        """The text, with single spaces, of the comment whose content begins here."""
-        start = self._at
-        depth = 1
-        while match := _COMMENT_MARK.search(self._text, self._at):
-            self._at = match.end()
-            if match[0] == "\\":
-                self._at += 1
-                continue
-            depth += 1 if match[0] == "(" else -1
-            if not depth:
-                return _QUOTED_PAIR.sub(r"\1", " ".join(self._text[start : match.start()].split()))
-        raise BadAuthResults("comment without end")
-
-
-def _unquoted(quoted: str) -> str:
-    return _QUOTED_PAIR.sub(r"\1", quoted[1:-1])

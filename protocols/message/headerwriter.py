@@ -92,3 +92,8 @@ def comment(text: str) -> str:
     for at in opened:
         kept[at] = ""
     return f"({''.join(kept)})"
+
+
+def quoted(text: str) -> str:
+    """The text as a quoted string (RFC 5322 3.2.4)."""
+    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
