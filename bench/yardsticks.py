@@ -68,6 +68,37 @@ def submitting(directory: Path) -> Iterator[None]:
 
 
 @contextmanager
+def relaying(directory: Path, sink: str) -> Iterator[None]:
+    """What a localserve sends goes over a relay without TLS, and its account may send as much as it likes."""
+    host, _, port = sink.rpartition(":")
+    transport = {
+        "name": "sink", "kind": "smtp", "host": host, "port": int(port), "no_starttls": True, "password": b"",
+        "starttls_insecure_skip_verify": False, "username": "", "mechanisms": "[]", "disable_ipv4": False,
+        "disable_ipv6": False, "socks_address": "", "socks_remote_ips": "[]", "socks_remote_hostname": "",
+        "fail_code": 554, "fail_message": "",
+    }  # fmt: skip
+    route = {"position": 0, "from_domains": "[]", "to_domains": "[]", "minimum_attempts": 0}
+    with _database(directory) as database:
+        database.execute(
+            "UPDATE accounts_account SET max_outgoing_messages_per_day = 10000000,"
+            " max_first_time_recipients_per_day = 10000000"
+        )
+        route["transport_id"] = _insert(database, "accounts_transport", transport)
+        _insert(database, "accounts_route", route)
+    try:
+        yield
+    finally:
+        with _database(directory) as database:
+            database.execute("DELETE FROM accounts_route")
+            database.execute("DELETE FROM accounts_transport")
+
+
+def _insert(database: sqlite3.Connection, table: str, values: dict[str, object]) -> int | None:
+    marks = ", ".join("?" * len(values))
+    return database.execute(f"INSERT INTO {table} ({', '.join(values)}) VALUES ({marks})", [*values.values()]).lastrowid
+
+
+@contextmanager
 def _database(directory: Path) -> Iterator[sqlite3.Connection]:
     database = sqlite3.connect(directory / "mox.sqlite3", timeout=20)
     try:
