@@ -1,6 +1,6 @@
 """Logging in over a connection: challenges and responses as lines of base64, and waiting after failures.
 
-    dialogue = Dialogue(connection, bridge.call, "imap", b"+ ", line_max=16_500)
+    dialogue = Dialogue(connection, bridge.call, "imap", b"+ ", line_max=16_500, timeout=30)
     outcome = await dialogue.exchange("PLAIN", initial)
 
 What SMTP's AUTH and IMAP's AUTHENTICATE have in common; how commands and outcomes are worded is theirs.
@@ -20,7 +20,6 @@ from server.logs import TRACE, TRACEAUTH
 
 from .login import LoginContext, LoginExchange, LoginOutcome, login_service
 
-RESPONSE_TIMEOUT: Final = 30.0  # seconds for a response, and for the peer to take a challenge
 SLOW_AFTER: Final = (
     3  # failed logins on a connection, after which it is slow, and further ones wait (smtp.md 3, imap.md 1)
 )
@@ -37,7 +36,8 @@ class NotBase64(Exception):
 class Dialogue:
     """The logins of one connection. ``call`` runs a function that uses the database in a thread.
 
-    ``prompt`` stands before challenges, ``line_max`` is the bytes of a response with its line end.
+    ``prompt`` stands before challenges; ``line_max`` is the bytes of a response with its line end, ``timeout`` the
+    seconds for one, and for the peer to take a challenge.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Dialogue:
         prompt: bytes,
         *,
         line_max: int,
+        timeout: float,
     ) -> None:
         self._connection = connection
         self._stream = connection.stream
@@ -55,6 +56,7 @@ class Dialogue:
         self._protocol = protocol
         self._prompt = prompt
         self._line_max = line_max
+        self._timeout = timeout
         self._failures = 0
         self.slow = 0.0
         """Seconds per step of the stream's slow mode, from the next read on."""
@@ -92,8 +94,8 @@ class Dialogue:
         while isinstance(step, Challenge):
             self._trace("out", step.data)
             self._stream.write(b"%b%b\r\n" % (self._prompt, base64.b64encode(step.data)))
-            await self._stream.flush(RESPONSE_TIMEOUT)
-            reading = self._stream.read_line(self._line_max, RESPONSE_TIMEOUT)
+            await self._stream.flush(self._timeout)
+            reading = self._stream.read_line(self._line_max, self._timeout)
             line = (await self._connection.until_stopping(reading)).rstrip(b"\r\n")
             self._trace("in", line)
             if line == b"*":

@@ -22,6 +22,7 @@ from .selected import Selected
 
 WRITE_TIMEOUT_BEFORE_LOGIN: Final = 30.0  # seconds for the peer to take what we sent (imap.md 1)
 WRITE_TIMEOUT: Final = 300.0
+RESPONSE_TIMEOUT: Final = 30.0  # seconds for a line in a SASL exchange
 RESPONSE_MAX: Final = 16_500  # bytes of a line in a SASL exchange: 12288 (RFC 4954 4) in base64
 FLUSH_AT: Final = 64 * 1024  # bytes collected before they go out in the middle of an answer
 TRACED_MAX: Final = 500  # bytes of one output that a trace shows below the level for data
@@ -70,7 +71,9 @@ class Session:
         self.rev2 = False  # IMAP4rev2 was enabled; so were the others
         self.condstore = False
         self.qresync = False
-        self.dialogue = Dialogue(connection, bridge.call, "imap", b"+ ", line_max=RESPONSE_MAX)
+        self.dialogue = Dialogue(
+            connection, bridge.call, "imap", b"+ ", line_max=RESPONSE_MAX, timeout=RESPONSE_TIMEOUT
+        )
         self.client_id = ""
         self.tag = b""  # of the command that is carried out
         self.logged_out = False

@@ -36,7 +36,9 @@ class Submission(Session):
 
     def __init__(self, connection: Connection, bridge: Bridge) -> None:
         super().__init__(connection, bridge)
-        self._dialogue = Dialogue(connection, bridge.call, "submission", b"334 ", line_max=RESPONSE_MAX)
+        self._dialogue = Dialogue(
+            connection, bridge.call, "submission", b"334 ", line_max=RESPONSE_MAX, timeout=self._idle_timeout
+        )
         self._login: LoginOutcome | None = None
 
     # Before mail.

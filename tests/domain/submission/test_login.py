@@ -23,6 +23,7 @@ from protocols.sasl.channel_binding import ChannelBinding
 from protocols.sasl.client import Plain, Scram, client_mechanism
 from protocols.sasl.scram import ScramHash
 from server import login_attempts
+from server.logs import TRACE, TRACEAUTH
 from server.models import LoginAttempt, LoginResult, TLSMode
 from server.ratelimit import Limit, Limiter, LimitTable
 from tests.domain.smtp_service import Service, running
@@ -366,6 +367,32 @@ def test_an_answer_that_never_comes_is_not_waited_for_at_shutdown(database: None
         service.stop()
         assert wire.reply()[0].startswith("421 4.3.2 ")
         assert wire.is_closed()
+
+
+def test_a_client_that_falls_silent_within_a_login_is_cut_off(open_service: Service) -> None:
+    with environment(smtp_idle_timeout=timedelta(seconds=0.3)), open_service.connect() as wire:
+        assert wire.hello().command("AUTH LOGIN").startswith("334 ")
+        assert wire.is_closed()
+
+
+@pytest.mark.parametrize(("level", "told"), [(TRACE, False), (TRACEAUTH, True)])
+def test_what_proves_a_password_is_logged_at_traceauth_only(
+    open_service: Service, user: MailboxUser, caplog: pytest.LogCaptureFixture, level: int, told: bool
+) -> None:
+    caplog.set_level(level)
+    secret = encoded(f"\0{user.address}\0wrong-password")
+    with open_service.connect() as wire:
+        wire.hello()
+        assert wire.command(f"AUTH PLAIN {secret}").startswith("535 ")
+        assert wire.command(f"auth  plain {secret}").startswith("501 ")
+        assert wire.command(f"AUTH\tPLAIN {secret}").startswith("500 ")
+        assert wire.command("AUTH PLAIN").startswith("334 ")
+        assert wire.command(secret).startswith("535 ")
+        assert wire.command(f"MAIL FROM:<{user.address}>").startswith("530 ")
+    logged = "\n".join(str(vars(record)) for record in caplog.records)
+    assert f"MAIL FROM:<{user.address}>" in logged
+    assert "wrong-password" not in logged
+    assert (secret in logged) is told
 
 
 # Attempts.

@@ -1,0 +1,1 @@
+"""Submission: logging in, and what becomes of what is sent."""
