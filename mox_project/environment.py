@@ -20,12 +20,15 @@ from dataclasses import dataclass
 from datetime import timedelta
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from protocols.durations import parse_duration
 
 from . import localserve
 from .problem import EnvironmentProblem
+
+if TYPE_CHECKING:
+    from protocols.dns.servers import NameServer
 
 LOCALSERVE: Final = "localserve"  # the command that has a directory of its own
 SERVING: Final = (LOCALSERVE, "serve", "mailserver")  # the commands whose processes share their metrics in files
@@ -75,6 +78,8 @@ class Environment:
     queue_unknown_outcome: str
     webhook_concurrency: int
     smtp_client_port: int
+    dns_resolvers: tuple[NameServer, ...]  # none: those of resolv.conf
+    dns_trust_ad: bool | None
     pedantic: bool | None
     sockets: str
     fault: str
@@ -176,6 +181,8 @@ class _Reader:
         self._asked: set[str] = set(_KNOWN_ELSEWHERE)
 
     def environment(self) -> Environment:
+        from protocols.dns.servers import parse_servers  # brings asyncio, which the launcher does without
+
         redis = f"unix://{self._dir / 'run' / 'redis.sock'}"
         cpus = os.cpu_count() or 1
         cache_url = self.text("MOX_CACHE_URL", f"{redis}?db=1")
@@ -212,7 +219,9 @@ class _Reader:
             queue_unknown_outcome=self.choice("MOX_QUEUE_UNKNOWN_OUTCOME", "retry", ("retry", "hold")),
             webhook_concurrency=self.number("MOX_WEBHOOK_CONCURRENCY", 10, minimum=1),
             smtp_client_port=self.number("MOX_SMTP_CLIENT_PORT", 25, minimum=1, maximum=65535),
-            pedantic=self.flag("MOX_PEDANTIC", default=False) if self.text("MOX_PEDANTIC", "") else None,
+            dns_resolvers=self._parsed("MOX_DNS_RESOLVERS", "", parse_servers),
+            dns_trust_ad=self.optional_flag("MOX_DNS_TRUST_AD"),
+            pedantic=self.optional_flag("MOX_PEDANTIC"),
             sockets=self.text("MOX_SOCKETS", ""),
             fault=self.text("MOX_FAULT", ""),
         )
@@ -236,6 +245,10 @@ class _Reader:
         if value in ("0", "no", "false", "off"):
             return False
         raise EnvironmentProblem(f"{name}={value!r} is neither yes nor no: use 1 or 0")
+
+    def optional_flag(self, name: str) -> bool | None:
+        """Yes, no, or None when nothing is said."""
+        return self.flag(name, default=False) if self.text(name, "") else None
 
     def choice(self, name: str, default: str, allowed: Sequence[str]) -> str:
         value = self.text(name, default)

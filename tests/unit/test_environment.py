@@ -51,6 +51,8 @@ def test_a_secret_can_come_from_a_file(tmp_path: Path) -> None:
         ("MOX_PEDANTIC", "maybe", "MOX_PEDANTIC='maybe' is neither yes nor no"),
         ("MOX_RECEIVED_ID_KEY", "c2hvcnQ=", "24 are needed"),
         ("MOX_SECRET_KEY_FILE", "/nowhere/secret", "cannot be read"),
+        ("MOX_DNS_RESOLVERS", "127.0.0.1 dns.example", "use an ip address or ip:port"),
+        ("MOX_DNS_TRUST_AD", "perhaps", "MOX_DNS_TRUST_AD='perhaps' is neither yes nor no"),
     ],
 )
 def test_a_bad_value_is_named_with_the_remedy(tmp_path: Path, name: str, value: str, says: str) -> None:
@@ -58,6 +60,17 @@ def test_a_bad_value_is_named_with_the_remedy(tmp_path: Path, name: str, value: 
         loaded(tmp_path, **{name: value})
     assert name in str(caught.value)
     assert says in str(caught.value)
+
+
+def test_name_servers_and_trust_in_them_are_the_systems_unless_given(tmp_path: Path) -> None:
+    environment = loaded(tmp_path)
+    assert (environment.dns_resolvers, environment.dns_trust_ad) == ((), None)
+    environment = loaded(tmp_path, MOX_DNS_RESOLVERS="192.0.2.53, [::1]:5353", MOX_DNS_TRUST_AD="1")
+    assert ([str(server) for server in environment.dns_resolvers], environment.dns_trust_ad) == (
+        ["192.0.2.53:53", "[::1]:5353"],
+        True,
+    )
+    assert loaded(tmp_path, MOX_DNS_TRUST_AD="0").dns_trust_ad is False
 
 
 def test_a_line_of_the_file_that_is_none_is_named(tmp_path: Path) -> None:
