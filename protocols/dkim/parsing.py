@@ -82,9 +82,9 @@ class SignatureTags:
             raise DkimError(ErrorKind.IDENTITY_MISMATCH, "domain of i= is not at or below that of d=")
         return identity
 
-    def canonicalizations(self) -> tuple[Canonicalization, Canonicalization]:
+    def canonicalizations(self, default: str = "simple/simple") -> tuple[Canonicalization, Canonicalization]:
         """Of header and body."""
-        header, slash, body = self._tags.get("c", "simple").lower().partition("/")
+        header, slash, body = self._tags.get("c", default).lower().partition("/")
         try:
             return Canonicalization(header), Canonicalization(body) if slash else Canonicalization.SIMPLE
         except ValueError:
@@ -148,9 +148,15 @@ def parse_signature(field: bytes, *, smtputf8: bool = False) -> Signature:
     tags = SignatureTags(field, utf8=smtputf8)
     if tags.require("v") != "1":
         raise DkimError(_KIND, f"v={tags.require('v')[:40]!a}, must be 1")
+    return message_signature(tags)
+
+
+def message_signature(tags: SignatureTags, *, arc: bool = False) -> Signature:
+    """The signature that tags say; in ARC ``i=`` is no identity, and relaxed the default of ``c=``. Raises DkimError."""
     algorithm_sign, algorithm_hash = tags.algorithm()
     selector, domain = tags.key_names()
-    canon_header, canon_body = tags.canonicalizations()
+    # RFC 8617 section 4.1.2 names no other default than that of RFC 6376, but what verifies ARC has this one.
+    canon_header, canon_body = tags.canonicalizations("relaxed/relaxed" if arc else "simple/simple")
     sign_time, expire_time = tags.times()
     tags.require("h")
     return Signature(
@@ -161,7 +167,7 @@ def parse_signature(field: bytes, *, smtputf8: bool = False) -> Signature:
         signed_headers=tags.items("h"),
         body_hash=tags.body_hash(algorithm_hash),
         signature=tags.binary("b"),
-        identity=tags.identity(domain),
+        identity=None if arc else tags.identity(domain),
         canon_header=canon_header,
         canon_body=canon_body,
         sign_time=sign_time,
