@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .errors import BadRecord
-from .evaluation import Identity, SpfArgs, SpfResult, SpfStatus, verify
+from .evaluation import Identity, SpfArgs, SpfResult, SpfStatus, verify, verify_sync
 from .header import BadReceivedSpf, ReceivedSpf, auth_method, parse_received_spf, received_spf_header
 from .record import Kind, Mechanism, Qualifier, SpfRecord, is_spf, parse_record
 
@@ -25,4 +25,5 @@ __all__ = [
     "parse_record",
     "received_spf_header",
     "verify",
+    "verify_sync",
 ]

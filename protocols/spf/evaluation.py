@@ -14,6 +14,7 @@ from enum import StrEnum
 from ipaddress import IPv4Address, IPv6Address
 from typing import Final, TypeVar
 
+from protocols import metrics
 from protocols.dns import MX, Answer, DNSError, ErrorKind, IPAddress, Resolver
 from protocols.names import Domain, IPDomain, address_literal
 from protocols.smtpsyntax import POSTMASTER, Path
@@ -82,8 +83,24 @@ class SpfResult:
     void_lookups: int = 0
 
 
-async def verify(resolver: Resolver, args: SpfArgs, timeout: float = TIMEOUT) -> SpfResult:  # noqa: ASYNC109 # part of the protocol
+async def verify(
+    resolver: Resolver,
+    args: SpfArgs,
+    timeout: float = TIMEOUT,  # noqa: ASYNC109 # it ends in a result, not in an exception
+) -> SpfResult:
     """Check the reverse path's domain, or the HELO name. Never raises for what others have done."""
+    start = time.monotonic()
+    result = await _verify(resolver, args, timeout)
+    metrics.observe("mox_spf_verify_duration_seconds", time.monotonic() - start, {"status": result.status.value})
+    return result
+
+
+def verify_sync(resolver: Resolver, args: SpfArgs, timeout: float = TIMEOUT) -> SpfResult:
+    """`verify` where there is no event loop."""
+    return asyncio.run(verify(resolver, args, timeout))
+
+
+async def _verify(resolver: Resolver, args: SpfArgs, timeout: float) -> SpfResult:  # noqa: ASYNC109 # as above
     identity = Identity.HELO if args.mail_from.is_null else Identity.MAIL_FROM
     place = args.helo if identity is Identity.HELO else args.mail_from.domain
     domain = place.domain
