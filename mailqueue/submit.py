@@ -37,6 +37,7 @@ from protocols.names import Address
 from protocols.names import Domain as DomainName
 from protocols.smtpsyntax import Path
 from server import db
+from server.encryption import CannotDecrypt
 from server.models import ServerSettings
 from store import blobs, rows
 from store.db import Tx, write_tx
@@ -336,13 +337,13 @@ def _signatures(request: Request, author: Address, added: bytes, *, smtputf8: bo
     """DKIM-Signature fields of the From domain's selectors, none where it has none; and why signing failed."""
     domain = hosted_domain(author.domain.ascii)
     assert domain is not None  # one of the account's own
-    selectors = signing_selectors(domain)
-    if not selectors:
-        return b"", ""
     localpart = canonical_localpart(author.localpart, domain)
     try:
+        selectors = signing_selectors(domain)
+        if not selectors:
+            return b"", ""
         fields = dkim.sign(request.content, localpart, author.domain, selectors, prefix=added, smtputf8=smtputf8)
-    except dkim.DkimError as exc:
+    except (CannotDecrypt, dkim.DkimError) as exc:
         log.error("message cannot be signed", extra={"domain": domain.name, "err": str(exc)})
         return b"", str(exc)
     for selector in selectors:

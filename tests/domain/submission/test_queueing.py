@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 from django.conf import settings
+from prometheus_client import REGISTRY
 
 from accounts.accounts import add_address, create_account
-from accounts.models import Address, Domain
+from accounts.models import Address, DKIMSelector, Domain
 from accounts.passwords import set_password
 from mailqueue.models import HoldRule, OutgoingRecipient
 from protocols.sasl.client import Plain
@@ -152,6 +153,30 @@ def test_extra_headers_are_kept_and_told(wire: Wire, user: MailboxUser) -> None:
     twice = message(user.address, "X-Mox-Extra-A: b", "x-mox-extra-a: c")
     assert send(wire, user, twice).startswith("554 5.6.0 X-Mox-Extra-A ")
     assert len(queued(user)) == 1
+
+
+def test_odd_characters_in_the_header_reach_the_queue_as_text(wire: Wire, user: MailboxUser) -> None:
+    odd = "a\0b\x7fc"
+    fields = (f"Message-Id: <{odd}@b.example>", f"X-Mox-Extra-Odd: {odd}", "X-Mox-Extra-Enc: =?utf-8?q?a=00=0D=0Ab?=")
+    text = f"From: <{user.address}>\r\nSubject: {odd} =?utf-8?q?=00=0D=0Ax?=\r\n".encode()
+    text += "".join(f"{field}\r\n" for field in fields).encode() + b"X-Mox-Extra-Raw: \xff\xfe\r\n\r\nbody\r\n.\r\n"
+    assert send(wire, user, text).startswith("250 ")
+    (row,) = queued(user)
+    for value in (row.subject, row.message_id, *row.extra.values()):
+        assert "\0" not in value
+        assert "\n" not in value
+    assert set(row.extra) == {"Odd", "Enc", "Raw"}
+
+
+def test_without_a_usable_key_a_message_goes_out_unsigned(wire: Wire, user: MailboxUser, own_domain: Domain) -> None:
+    with db.write():
+        add_address(user.account, "me", own_domain)
+        DKIMSelector.objects.create(domain=own_domain, name="broken", algorithm="rsa", private_key=b"x", sign=True)
+    before = REGISTRY.get_sample_value("mox_smtpserver_errors_total", {"error": "dkimsign"}) or 0.0
+    assert send(wire, user, message(f"me@{own_domain.name}")).startswith("250 ")
+    assert REGISTRY.get_sample_value("mox_smtpserver_errors_total", {"error": "dkimsign"}) == before + 1
+    (row,) = queued(user)
+    assert b"DKIM-Signature" not in bytes(row.prefix)
 
 
 # FUTURERELEASE.
