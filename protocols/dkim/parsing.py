@@ -152,7 +152,7 @@ def parse_signature(field: bytes, *, smtputf8: bool = False) -> Signature:
 
 
 def message_signature(tags: SignatureTags, *, arc: bool = False) -> Signature:
-    """The signature that tags say; in ARC ``i=`` is no identity, and relaxed the default of ``c=``. Raises DkimError."""
+    """The signature that tags say; in ARC ``i=`` is no identity and ``c=`` is relaxed by default. Raises DkimError."""
     algorithm_sign, algorithm_hash = tags.algorithm()
     selector, domain = tags.key_names()
     # RFC 8617 section 4.1.2 names no other default than that of RFC 6376, but what verifies ARC has this one.
