@@ -159,11 +159,11 @@ async def _send_pieces(session: Session, pieces: list[bytes | Streamed]) -> None
     try:
         for piece in pieces:
             if not isinstance(piece, Streamed):
-                session.send(piece)
+                session.send(piece, has_content=True)
                 continue
             # Each block is read when the client took the one before.
             while block := await session.call(piece.next_block):
-                session.send(block)
+                session.send(block, has_content=True)
                 await session.flush()
         await session.flush_if_much()
     finally:

@@ -107,10 +107,10 @@ class Session:
 
     # Talking to the client.
 
-    def send(self, data: bytes) -> None:
-        """Collect output; flush() sends it."""
+    def send(self, data: bytes, *, has_content: bool = False) -> None:
+        """Collect output; flush() sends it. ``has_content``: of messages, which few traces are meant to show."""
         if self.log.isEnabledFor(TRACE):
-            shown = data if self.log.isEnabledFor(TRACEDATA) else data[:TRACED_MAX]
+            shown = data if self.log.isEnabledFor(TRACEDATA) else b"..." if has_content else data[:TRACED_MAX]
             self.log.log(
                 TRACE, "imap out", extra={"data": shown.decode("ascii", "backslashreplace"), "size": len(data)}
             )

@@ -19,6 +19,7 @@ from django.conf import settings
 from django.db import connections
 
 from server import logs, metricfiles, tls
+from server.connections import panic_total
 from server.logs import Levels
 from server.version import VERSION
 
@@ -179,7 +180,7 @@ def run(
         node=environment.node,
         on_ready=on_ready,
         on_reload=reload,
-        on_end=lambda pid: metricfiles.forget(environment.metrics_dir, pid),
+        on_end=lambda pid: _forget_metrics(environment, pid),
     ).run()
 
 
@@ -205,7 +206,11 @@ def _processes(
             link.on_reload(lambda: reload_settings(given_level))
             if health:
                 asgi.run_health_beside(health)
-            run(link.ready)
+            try:
+                run(link.ready)
+            except Exception:
+                panic_total.labels("mox_project").inc()
+                raise
 
         children.append(ChildProcess(name, live, stop_timeout=stop_timeout))
 
@@ -248,6 +253,13 @@ def _begin(environment: Environment, levels: Levels) -> None:
         metricfiles.reserve(environment.metrics_dir)
     except OSError as exc:
         log.error("no room for metrics, the process may be killed", extra={"err": str(exc)})
+
+
+def _forget_metrics(environment: Environment, pid: int) -> None:
+    try:
+        metricfiles.forget(environment.metrics_dir, pid)
+    except OSError as exc:
+        log.error("metrics of a process that ended are lost", extra={"pid": pid, "err": str(exc)})
 
 
 def reload_settings(given_level: str = "") -> None:

@@ -6,6 +6,7 @@ import contextlib
 import itertools
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -118,18 +119,29 @@ def test_it_tells_how_its_processes_are_doing_and_stops(node: Node) -> None:
         assert f"no server is running in {node.directory}" in refused.stderr
 
 
-def test_a_restarted_process_is_counted(node: Node) -> None:
+def test_a_restarted_process_is_counted_and_its_counts_stay(node: Node) -> None:
+    def connections() -> float:
+        found = re.search(r'^mox_imap_connection_total{service="imap"} (\S+)$', get(node, "/metrics")[1], re.MULTILINE)
+        return float(found[1]) if found else 0
+
     node.start()
-    node.kill_child("worker-webhooks")
-    node.wait_for_line("child=worker-webhooks")
+    assert greets(node, node.imap_port)
+    while connections() < 1:
+        pass
+    pid = node.kill_child("mail-1")
+    node.wait_for_line("child=mail-1")
     while True:
         status = json.loads(node.mox("status", "--json").stdout)
-        (found,) = [process for process in status["processes"] if process["name"] == "worker-webhooks"]
+        (found,) = [process for process in status["processes"] if process["name"] == "mail-1"]
         if found["is_ready"]:
             break
     assert found["restarts"] == 1
-    node.mox("stop")
-    assert node.wait_for_end() == 0
+    assert list((node.directory / "run" / "metrics").glob(f"*_{pid}.db")) == []
+    assert connections() == 1
+    assert greets(node, node.imap_port)
+    while connections() < 2:
+        pass
+    assert node.stop() == 0
 
 
 @pytest.mark.parametrize("by_signal", [True, False], ids=["SIGHUP", "mox reload"])
@@ -157,7 +169,7 @@ def test_part_of_a_server_says_how_it_is_doing_too(node: Node, kind: str) -> Non
     status, metrics = get(node, "/metrics")
     assert status == 200
     assert "mox_connections_count" in metrics or kind != "mail"
-    assert get(node, "/")[0] == 404
+    assert get(node, "/webmail/")[0] == 404
     assert node.stop() == 0
 
 
