@@ -20,9 +20,7 @@ from server.logs import TRACE, TRACEAUTH
 
 from .login import LoginContext, LoginExchange, LoginOutcome, login_service
 
-SLOW_AFTER: Final = (
-    3  # failed logins on a connection, after which it is slow, and further ones wait (smtp.md 3, imap.md 1)
-)
+SLOW_AFTER: Final = 3  # failed logins on a connection, after which it is slow, and further ones wait
 
 
 class Cancelled(Exception):

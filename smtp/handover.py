@@ -112,24 +112,24 @@ async def _hand_over(bridge: Bridge, message: Submitted, rules: Rules) -> tuple[
             await bridge.call(prepared.discard)
             return Done(special.reply, silence=special.silence), Result.LOCALSERVE
         ids = await bridge.write([message.account_id], prepared.enqueue)
-    except SubmitError as exc:
+    except (_Refused, SubmitError, StoreError, DatabaseBusy) as exc:
         await bridge.call(prepared.discard)
-        raise _refusal(exc) from exc
-    except StorageFull:
-        await bridge.call(prepared.discard)
-        raise
-    except StoreError as exc:  # the account was removed, say
-        await bridge.call(prepared.discard)
-        raise SMTPError(451, "4.3.0", "message cannot be queued", cause=str(exc)) from exc
-    except (_Refused, DatabaseBusy):
-        await bridge.call(prepared.discard)
+        if isinstance(exc, SubmitError):
+            raise _refusal(exc) from exc
+        if isinstance(exc, StoreError) and not isinstance(exc, StorageFull):  # the account was removed, say
+            raise SMTPError(451, "4.3.0", "message cannot be queued", cause=str(exc)) from exc
         raise
     # Whatever else happens, the change may have been committed, or still be: then its content must be there.
     if prepared.signing_error:
         metrics.errors.labels("dkimsign").inc()
     log.info(
         "submitted",
-        extra={"mailfrom": str(message.mail.reverse_path), "size": message.content.size, "queue_ids": ids},
+        extra={
+            "login": message.login_address,
+            "mailfrom": str(message.mail.reverse_path),
+            "size": message.content.size,
+            "queue_ids": ids,
+        },
     )
     return Done(Reply(250, "2.2.0", "message is queued")), Result.OK
 
