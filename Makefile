@@ -42,7 +42,7 @@ soak: $(VENV)/.dev clients ## Clients at work for ten minutes, comparing what th
 fuzz: $(VENV)/.dev ## Random input for the parsers, many times more than the tests have.
 	HYPOTHESIS_PROFILE=fuzz $(PYTEST) -m fuzz --timeout 0
 
-clients: ## The mail programs that the tests use: installed as root, else named.
+clients: ## The mail programs and name servers that the tests use: installed as root, else named.
 	@sh tests/install-clients.sh
 
 lock: $(VENV)/.dev ## Make requirements.txt and requirements-dev.txt anew from the .in files.

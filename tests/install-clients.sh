@@ -10,6 +10,10 @@ need mbsync isync
 need mutt mutt
 need curl curl
 need openssl openssl
+need nsd nsd
+need unbound unbound
+need ldns-signzone ldnsutils
+need dig bind9-dnsutils
 need chromium chromium
 [ -z "$packages" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then

@@ -13,7 +13,9 @@ from accounts.models import Account
 from accounts.passwords import set_password
 from mox_project import localserve
 from tests import installation
+from tests.nameservers import NameServers, name_servers
 from tests.system.servers import Server, running
+from tests.system.zones import ZONES
 
 _own_servers = itertools.count(2)
 
@@ -34,6 +36,13 @@ def server(database: None, data_dir: Path, server_ip: str) -> Iterator[Server]:
     with running(shared):
         yield shared
         assert shared.stop() == 0, shared.tail()
+
+
+@pytest.fixture(scope="session")
+def dns_servers(directory: Path) -> Iterator[NameServers]:
+    """A resolver that verifies and a server of the tests' zones; for tests that are marked ``needs_name_servers``."""
+    with name_servers(directory / "dns", f"127.0.{installation.worker_number()}.53", ZONES) as running_servers:
+        yield running_servers
 
 
 @pytest.fixture
