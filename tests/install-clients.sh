@@ -14,6 +14,7 @@ need nsd nsd
 need unbound unbound
 need ldns-signzone ldnsutils
 need dig bind9-dnsutils
+need opendkim-testmsg opendkim-tools
 need chromium chromium
 [ -z "$packages" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
