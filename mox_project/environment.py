@@ -82,6 +82,7 @@ class Environment:
     dns_trust_ad: bool | None
     pedantic: bool | None
     sockets: str
+    in_container: bool
     fault: str
 
     @property
@@ -223,6 +224,7 @@ class _Reader:
             dns_trust_ad=self.optional_flag("MOX_DNS_TRUST_AD"),
             pedantic=self.optional_flag("MOX_PEDANTIC"),
             sockets=self.text("MOX_SOCKETS", ""),
+            in_container=self.flag("MOX_CONTAINER", default=False),
             fault=self.text("MOX_FAULT", ""),
         )
 

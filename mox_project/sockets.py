@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Final
 
+from django.conf import settings
+
 from server.models import EndpointKind, Listener, ListenerEndpoint
 from web.listeners import HTTPSocket
 
@@ -195,7 +197,8 @@ def _bound(binding: Binding) -> socket.socket:
 def _explained(binding: Binding, exc: OSError) -> str:
     where = f"cannot bind {binding.where} for {binding.service}"
     if exc.errno == errno.EACCES:
-        return f"{where}: permission denied; start as root, privileges are dropped after binding"
+        way = "the container as root" if settings.MOX.in_container else "as root"
+        return f"{where}: permission denied; start {way}, privileges are dropped after binding"
     if exc.errno == errno.EADDRINUSE:
         return (
             f"{where}: {portholders.holder(binding.port) or 'another process'} listens there; "

@@ -1,5 +1,5 @@
 #!/bin/sh
-# The mail programs, and the browser, that tests of the running server use. As root they are installed; else their absence is told, and
+# The mail programs, the browser and docker-compose, that tests of the running server use. As root they are installed; else their absence is told, and
 # the tests that need one are skipped with that reason.
 set -u
 packages=""
@@ -16,6 +16,7 @@ need ldns-signzone ldnsutils
 need dig bind9-dnsutils
 need opendkim-testmsg opendkim-tools
 need chromium chromium
+need docker-compose docker-compose
 [ -z "$packages" ] && exit 0
 if [ "$(id -u)" = 0 ] && command -v apt-get >/dev/null 2>&1; then
     export DEBIAN_FRONTEND=noninteractive
