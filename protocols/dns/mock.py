@@ -114,7 +114,10 @@ def _normalized(key: str) -> str:
         raise ValueError(f'{key!r}: expected "type name", the type one of {", ".join(_PARSERS)}')
     if rtype == "ptr" and not name.endswith("."):
         name = f"{ip_address(name).reverse_pointer}."
-    return f"{rtype} {format_name(parse_name(name, rtype))}"
+    try:
+        return f"{rtype} {format_name(parse_name(name, rtype))}"
+    except DNSError as error:
+        raise ValueError(f"{key!r}: {error}") from error
 
 
 def _record(rtype: str, value: Value) -> object:
