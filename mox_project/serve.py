@@ -7,6 +7,7 @@ import enum
 import json
 import logging
 import os
+import resource
 import sys
 import time
 from collections.abc import Callable, Collection, Iterable
@@ -33,6 +34,7 @@ from .supervisor import ESSENTIAL_STOP_TIMEOUT, STOP_TIMEOUT, ChildProcess, Supe
 log = logging.getLogger(__name__)
 
 TEMPORARY_AGE: Final = 24 * 3600  # seconds after which a temporary file is left over from a crash
+OPEN_FILES: Final = 65536  # descriptors of a process, where the system lets it have them
 DELIVERY_STOP_TIMEOUT: Final = 32.0  # seconds: it waits up to 30 for the answer to a message that is sent already
 
 
@@ -164,6 +166,7 @@ def run(
     ``given_level``: the log level that the command line names, which no reload changes.
     """
     logs.configure(levels, environment.log_format, own_time=environment.log_time)
+    _raise_file_limit()
     celery.preload()
     if Kind.WEB in kinds:
         asgi.prepare()
@@ -182,6 +185,14 @@ def run(
         on_reload=reload,
         on_end=lambda pid: _forget_metrics(environment, pid),
     ).run()
+
+
+def _raise_file_limit() -> None:
+    """Each connection is a descriptor: the usual 1024 would be used up by one client that opens many."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _processes(

@@ -64,6 +64,12 @@ class HTTPProtocol(H11Protocol):
         if not self._between_requests():
             self._stop_header_deadline()
 
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self._between_requests() and self.conn.trailing_data[0] and self._header_deadline is None:
+            # The next request has begun already.
+            self._header_deadline = self.loop.call_later(HEADER_TIMEOUT, self._too_slow)
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_header_deadline()
         self._stop_write_deadline()
