@@ -61,7 +61,7 @@ class Server:
         self._process = subprocess.Popen(
             self._command(*options),
             cwd=PROJECT,
-            env={**os.environ, **(env or {})},
+            env={**_environment(), **(env or {})},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -140,6 +140,11 @@ class Server:
             self.output.append(line)
             lines.put(line)
         lines.put(None)
+
+
+def _environment() -> dict[str, str]:
+    """That of the tests, without what a browser in them needs: servers never use the database on an event loop."""
+    return {name: value for name, value in os.environ.items() if name != "DJANGO_ALLOW_ASYNC_UNSAFE"}
 
 
 @contextlib.contextmanager
