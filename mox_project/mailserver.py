@@ -15,6 +15,7 @@ from django.conf import settings
 
 import imap.server
 import smtp.server
+from protocols.dns.stub import StubResolver
 from server.connections import ConnectionServer, Service
 from store.bridge import Bridge
 
@@ -55,4 +56,4 @@ async def _serve(sockets: list[MailSocket], ready: Callable[[], None]) -> None:
 
 
 def _services(bridge: Bridge) -> list[Service]:
-    return [*smtp.server.services(bridge), *imap.server.services(bridge)]
+    return [*smtp.server.services(bridge, StubResolver()), *imap.server.services(bridge)]

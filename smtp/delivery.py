@@ -17,9 +17,12 @@ from typing import IO, Final
 from django.db import OperationalError
 
 from accounts.addresses import Resolved
+from protocols.dns import Resolver
 from protocols.message import FromError, from_address, needs_smtputf8
+from protocols.names import Address
 from protocols.smtpreply import Reply
 from protocols.smtpsyntax import Mail, Path
+from protocols.spf import SpfResult
 from server.db import DatabaseBusy
 from server.ratelimit import networks_of
 from store import blobs
@@ -32,8 +35,10 @@ from store.messages import NewMessage, Origin
 from . import headers
 from .content import Content
 from .errors import SMTPError
+from .forged import without_results_of
 from .localserve import RCPT_PREFIX, special_failure
 from .transaction import Peer, Rules
+from .verification import Verification, verify
 
 log = logging.getLogger(__name__)
 
@@ -84,10 +89,12 @@ class Message:
     received: datetime
 
 
-async def deliver(bridge: Bridge, message: Message, rules: Rules) -> list[Outcome]:
-    """Store the message for its recipients; an outcome for each, in their order.
+async def deliver(
+    bridge: Bridge, message: Message, rules: Rules, resolver: Resolver, spf_known: SpfResult | None = None
+) -> list[Outcome]:
+    """Verify the message and store it for its recipients; an outcome for each, in their order.
 
-    Raises SMTPError for a message that nobody gets, and what the store raises.
+    ``spf_known``: what SPF said at RCPT. Raises SMTPError for a message that nobody gets, and what the store raises.
     """
     refused = [_refusal(recipient, rules) for recipient in message.recipients]
     wanted = [recipient for recipient, refusal in zip(message.recipients, refused, strict=True) if refusal is None]
@@ -95,8 +102,26 @@ async def deliver(bridge: Bridge, message: Message, rules: Rules) -> list[Outcom
         await bridge.call(check_loop, message.content.data)
         stored = [_withheld(recipient) for recipient in wanted]
     else:
-        prepared = await bridge.call(prepare, message, wanted, rules)
-        stored = await _store(bridge, wanted, prepared, rules)
+        received = await bridge.call(prepare, message, rules)
+        try:
+            verification = await verify(
+                resolver,
+                message.peer,
+                message.mail.reverse_path,
+                message.content.data,
+                received.author,
+                smtputf8=received.smtputf8,
+                localserve=rules.localserve,
+                spf_known=spf_known,
+            )
+            refusal = verification.refusal()
+            if refusal is not None:
+                raise refusal
+            deliveries = _deliveries(message, wanted, received, verification)
+        except BaseException:
+            await bridge.call(received.blob.discard)
+            raise
+        stored = await _store(bridge, wanted, deliveries, rules)
     rest = iter(stored)
     return [refusal or next(rest) for refusal in refused]
 
@@ -142,22 +167,43 @@ def check_loop(content: bytes | IO[bytes]) -> None:
         raise SMTPError(550, "5.4.6", f"mail loop, message has more than {MAX_RECEIVED} Received headers")
 
 
-def prepare(message: Message, recipients: Sequence[Recipient], rules: Rules) -> list[Delivery]:
-    """What the transaction needs, for each recipient; content of some size is on disk afterwards. For a pool thread.
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A message whose content is ready to be stored. ``author``: its From address, if it has exactly one."""
+
+    blob: blobs.PreparedBlob
+    author: Address | None
+    smtputf8: bool
+
+
+def prepare(message: Message, rules: Rules) -> Prepared:
+    """What is known of a message without asking anybody; content of some size is on disk afterwards. For a pool thread.
 
     Raises SMTPError for a message that is refused, StorageFull.
     """
     check_loop(message.content.data)
-    blob = blobs.prepare(message.content.data)
+    blob = blobs.prepare(without_results_of(message.peer.hostname, message.content.data))
     try:
         smtputf8 = _is_internationalised(message, blob)
         if smtputf8 and rules.pedantic and not message.mail.smtputf8:
             raise SMTPError(550, "5.6.0", "message needs SMTPUTF8, which MAIL did not ask for")  # RFC 6531 3.6
-        origin = _origin(message, blob)
-        return [_delivery(message, recipient, blob, origin, smtputf8) for recipient in recipients]
+        try:
+            author = from_address(blob.part)
+        except FromError:
+            author = None
+        return Prepared(blob, author, smtputf8)
     except BaseException:
         blob.discard()
         raise
+
+
+def _deliveries(
+    message: Message, recipients: Sequence[Recipient], received: Prepared, verification: Verification
+) -> list[Delivery]:
+    """What the transaction needs, for each recipient."""
+    results = verification.header(message.peer.hostname, smtputf8=received.smtputf8)
+    origin = replace(_origin(message, received.author), **verification.origin())
+    return [_delivery(message, recipient, received, results, origin, verification) for recipient in recipients]
 
 
 class _Undone(Exception):
@@ -237,15 +283,11 @@ def _is_internationalised(message: Message, blob: blobs.PreparedBlob) -> bool:
     return message.content.has_8bit and needs_smtputf8(blob.part, message.content.data)
 
 
-def _origin(message: Message, blob: blobs.PreparedBlob) -> Origin:
+def _origin(message: Message, author: Address | None) -> Origin:
     """How the message came, as far as it is known without asking DNS."""
     peer, path = message.peer, message.mail.reverse_path
     masked1, masked2, masked3 = _masked_addresses(peer.remote_ip)
     hello, sender = peer.hello.name.domain, path.domain.domain
-    try:
-        author = from_address(blob.part)
-    except FromError:
-        author = None
     return Origin(
         remote_ip=peer.remote_ip,
         remote_ip_masked1=masked1,
@@ -270,7 +312,12 @@ def _masked_addresses(remote_ip: str) -> list[str]:
 
 
 def _delivery(
-    message: Message, recipient: Recipient, blob: blobs.PreparedBlob, origin: Origin, smtputf8: bool
+    message: Message,
+    recipient: Recipient,
+    received: Prepared,
+    results: bytes,
+    origin: Origin,
+    verification: Verification,
 ) -> Delivery:
     assert recipient.resolved is not None
     path = recipient.path
@@ -279,10 +326,13 @@ def _delivery(
         message.mail.reverse_path,
         path,
         message.received,
-        smtputf8=smtputf8,
+        results,
+        smtputf8=received.smtputf8,
         require_tls=message.mail.require_tls,
     )
     domain = path.domain.domain
     own = replace(origin, rcpt_to_localpart=path.localpart, rcpt_to_domain=domain.name() if domain is not None else "")
-    new = NewMessage(blob, prefix, received=message.received, origin=own)
+    new = NewMessage(
+        received.blob, prefix, received=message.received, origin=own, dkim_domains=verification.dkim_domains
+    )
     return Delivery(recipient.resolved.account_id, recipient.resolved.mailbox, new)

@@ -15,15 +15,25 @@ from .transaction import Peer
 
 
 def prefix(
-    peer: Peer, reverse_path: Path, recipient: Path, received: datetime, *, smtputf8: bool, require_tls: bool
+    peer: Peer,
+    reverse_path: Path,
+    recipient: Path,
+    received: datetime,
+    results: bytes,
+    *,
+    smtputf8: bool,
+    require_tls: bool,
 ) -> bytes:
-    """Delivered-To, Return-Path and Received. In UTF-8 if the message is internationalised, else ASCII."""
+    """Delivered-To, Return-Path, the fields with what was verified, and Received.
+
+    In UTF-8 if the message is internationalised, else ASCII.
+    """
     delivered_to = HeaderWriter("Delivered-To:")
     delivered_to.add(" ", recipient.text(smtputf8=smtputf8))
     return_path = HeaderWriter("Return-Path:")
     return_path.add(" ", f"<{reverse_path.text(smtputf8=smtputf8)}>")
     trace = _received(peer, recipient, received, smtputf8=smtputf8, require_tls=require_tls)
-    return delivered_to.bytes() + return_path.bytes() + trace
+    return delivered_to.bytes() + return_path.bytes() + results + trace
 
 
 def submitted(peer: Peer, recipient: Path | None, received: datetime, *, smtputf8: bool, require_tls: bool) -> bytes:

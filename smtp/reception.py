@@ -8,23 +8,36 @@ from typing import ClassVar
 from django.conf import settings
 
 from accounts.addresses import Resolved
+from protocols import spf
+from protocols.dns import Resolver
 from protocols.names import IPDomain
 from protocols.smtpreply import Reply
 from protocols.smtpsyntax import Mail, Path, parse_hello, parse_mail
+from protocols.spf import SpfResult, SpfStatus
+from server.connections import Connection
+from store.bridge import Bridge
 
 from . import metrics
 from .content import Content
 from .delivery import Message, Outcome, Recipient, Result, deliver, final_reply
 from .errors import SMTPError
 from .recipients import resolve_recipient
+from .resolvers import Resolvers
+from .sendercheck import check_hello, check_sender_domain
 from .session import Session
 from .transaction import Done, Transaction
+from .verification import spf_args
 
 
 class Reception(Session):
     """A connection of a server that has mail for us."""
 
     kind: ClassVar = "deliver"
+
+    def __init__(self, connection: Connection, bridge: Bridge, resolvers: Resolvers) -> None:
+        super().__init__(connection, bridge)
+        self._resolvers = resolvers
+        self._spf: tuple[Transaction, SpfResult] | None = None
 
     def _starttls_allowed(self) -> bool:
         return not self._connection.listener.smtp_no_starttls
@@ -44,9 +57,23 @@ class Reception(Session):
     def _parse_mail(self, argument: str) -> Mail:
         return parse_mail(argument, strict=self._rules.pedantic)
 
+    async def _helo(self, argument: str) -> Reply:
+        reply = await super()._helo(argument)
+        name = self._peer().hello.name.domain
+        if name is not None and not self._rules.localserve:
+            try:
+                await check_hello(await self._resolver(), name)
+            except SMTPError:
+                self._hello = None
+                raise
+        return reply
+
     async def _check_sender(self, mail: Mail) -> None:
         if mail.reverse_path.domain.ip is not None:
             raise SMTPError(550, "5.7.0", "sender with an address literal")
+        domain = mail.reverse_path.domain.domain
+        if domain is not None and not self._rules.localserve:
+            await check_sender_domain(await self._resolver(), domain)
 
     async def _check_recipient(self, transaction: Transaction, path: Path) -> None:
         if self._connection.listener.smtp_require_starttls and self._stream.tls is None:
@@ -54,17 +81,20 @@ class Reception(Session):
         self._check_count(transaction)
         if transaction.accepted and transaction.mail.reverse_path.is_null:
             raise SMTPError(452, "4.5.3", "a bounce has one recipient")
-        if transaction.accepted and not self._sender_is_proven():
+        if transaction.accepted and not self._rules.localserve and not await self._sender_is_proven(transaction):
             raise SMTPError(452, "4.5.3", "one recipient at a time from a sender without SPF pass")
         if path.domain.ip is not None:
             raise SMTPError(550, "5.1.1", "recipient with an address literal, and no relaying")
 
-    def _sender_is_proven(self) -> bool:
-        """Whether a DSN may go to the sender: SPF of its domain passes. The place for asking, once SPF is there.
+    async def _sender_is_proven(self, transaction: Transaction) -> bool:
+        """Whether SPF passes: for a message that fails for some a DSN goes to the sender, which must be no victim."""
+        if self._spf is None or self._spf[0] is not transaction:
+            args = spf_args(self._peer(), transaction.mail.reverse_path)
+            self._spf = transaction, await spf.verify(await self._resolver(), args)
+        return self._spf[1].status is SpfStatus.PASS
 
-        Until then no DSN is sent either, and a message fails for all of its recipients or for none (delivery.py).
-        """
-        return True
+    async def _resolver(self) -> Resolver:
+        return await self._resolvers.get(localserve=self._rules.localserve)
 
     async def _resolve(self, path: Path) -> Resolved | None:
         return await self._bridge.call(resolve_recipient, path, in_localserve=self._rules.localserve)
@@ -72,7 +102,8 @@ class Reception(Session):
     async def _take(self, transaction: Transaction, content: Content) -> Done:
         recipients = [Recipient(path, resolved) for path, resolved in transaction.recipients.items()]
         message = Message(self._peer(), transaction.mail, recipients, content, datetime.now(UTC))
-        outcomes = await deliver(self._bridge, message, self._rules)
+        known = self._spf[1] if self._spf is not None and self._spf[0] is transaction else None
+        outcomes = await deliver(self._bridge, message, self._rules, await self._resolver(), known)
         self._tell(transaction, content.size, outcomes)
         reply = final_reply(outcomes)
         unknown = not reply.ok and any(outcome.result is Result.UNKNOWN_USER for outcome in outcomes)

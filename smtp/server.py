@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from protocols.dns import Resolver
 from protocols.smtpreply import Reply
 from server import ratelimit
 from server.cids import received_id
@@ -10,6 +11,7 @@ from server.ratelimit import Refusal
 from store.bridge import Bridge
 
 from .reception import Reception
+from .resolvers import Resolvers
 from .session import SHUTTING_DOWN
 from .submission import Submission
 
@@ -20,11 +22,12 @@ _REASONS = {
 }
 
 
-def services(bridge: Bridge) -> list[Service]:
+def services(bridge: Bridge, resolver: Resolver) -> list[Service]:
     """Mail from other servers, on port 25; from our users, with STARTTLS and with TLS from the start (RFC 8314)."""
+    resolvers = Resolvers(bridge, resolver)
 
     async def receive(connection: Connection) -> None:
-        await Reception(connection, bridge).run()
+        await Reception(connection, bridge, resolvers).run()
 
     async def submit(connection: Connection) -> None:
         await Submission(connection, bridge).run()

@@ -14,6 +14,7 @@ from typing import Any
 import uvloop
 from django.conf import settings
 
+from protocols.dns import MockResolver, Resolver
 from server.connections import ConnectionServer
 from server.models import Listener, ServerSettings
 from server.ratelimit import Limiter
@@ -24,11 +25,30 @@ from tests.system.smtp_wire import Wire
 STARTED = 20.0  # seconds; far more than it takes
 
 
+def known_world(records: dict[str, list[str]] | None = None) -> MockResolver:
+    """A DNS in which the domain of senders can get mail and lets everybody send for it."""
+    known = {
+        "mx remote.example.": ["10 mx.remote.example."],
+        "a mx.remote.example.": ["192.0.2.1"],
+        "txt remote.example.": ["v=spf1 +all"],
+        "a client.example.": ["192.0.2.2"],
+    }
+    return MockResolver({**known, **(records or {})})
+
+
 class Service:
     """A running service. Connections are made with a listener and settings that differ from those in the database."""
 
-    def __init__(self, name: str, listener: dict[str, Any], server: dict[str, Any], limiter: Limiter | None) -> None:
+    def __init__(
+        self,
+        name: str,
+        listener: dict[str, Any],
+        server: dict[str, Any],
+        limiter: Limiter | None,
+        resolver: Resolver | None,
+    ) -> None:
         self._name = name
+        self._resolver = resolver or known_world()
         self.listener = _changed(Listener.objects.get(), listener)
         self.settings = _changed(ServerSettings.current(), {"localserve": False, "pedantic": False, **server})
         self._limiter = limiter or Limiter(settings.MOX_CACHE_URL)  # the process's own belongs to one event loop
@@ -64,7 +84,7 @@ class Service:
 
         server = ConnectionServer(snapshot, self._limiter)
         sock = socket.create_server(("127.0.0.1", 0))
-        (service,) = [service for service in services(bridge) if service.name == self._name]
+        (service,) = [service for service in services(bridge, self._resolver) if service.name == self._name]
         await server.listen(sock, service, self.listener.pk)
         self._address.set_result(sock.getsockname())
         await stop.wait()
@@ -78,9 +98,10 @@ def running(
     server: dict[str, Any] | None = None,
     limiter: Limiter | None = None,
     name: str = "smtp",
+    resolver: Resolver | None = None,
 ) -> Iterator[Service]:
     """A service as on a public server, unless told otherwise: not localserve, and not pedantic."""
-    service = Service(name, listener or {}, server or {}, limiter)
+    service = Service(name, listener or {}, server or {}, limiter, resolver)
     try:
         yield service
     finally:
