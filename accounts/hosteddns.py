@@ -18,7 +18,14 @@ ADDRESS: Final = "127.0.0.1"
 
 def hosted_resolver() -> MockResolver:
     """Answers for the hosted domains: this machine is their mail server and may send for them; their DKIM keys."""
-    resolver = MockResolver({"a localhost.": [ADDRESS], "aaaa localhost.": ["::1"]})
+    resolver = MockResolver(
+        {
+            "a localhost.": [ADDRESS],
+            "aaaa localhost.": ["::1"],
+            f"ptr {ADDRESS}": ["localhost."],
+            "ptr ::1": ["localhost."],
+        }
+    )
     for name in Domain.objects.values_list("name", flat=True):
         resolver.add(f"mx {name}.", "10 localhost.")
         resolver.add(f"txt {name}.", SPF)

@@ -56,4 +56,6 @@ async def _serve(sockets: list[MailSocket], ready: Callable[[], None]) -> None:
 
 
 def _services(bridge: Bridge) -> list[Service]:
-    return [*smtp.server.services(bridge, StubResolver()), *imap.server.services(bridge)]
+    environment = settings.MOX
+    resolver = StubResolver(environment.dns_resolvers, trust_ad=environment.dns_trust_ad)
+    return [*smtp.server.services(bridge, resolver), *imap.server.services(bridge)]

@@ -129,7 +129,7 @@ async def verify(
     args = spf_args(peer, reverse_path)
     client, sender, signatures = await asyncio.gather(
         iprev(resolver, args.remote_ip, TIMEOUT),
-        _known(spf_known) if spf_known is not None else spf.verify(resolver, args, TIMEOUT),
+        _known(spf_known) if spf_known is not None else spf.verify(resolver, args, TIMEOUT, single_label=localserve),
         dkim.verify(
             resolver,
             content,

@@ -87,10 +87,15 @@ async def verify(
     resolver: Resolver,
     args: SpfArgs,
     timeout: float = TIMEOUT,  # noqa: ASYNC109 # it ends in a result, not in an exception
+    *,
+    single_label: bool = False,
 ) -> SpfResult:
-    """Check the reverse path's domain, or the HELO name. Never raises for what others have done."""
+    """Check the reverse path's domain, or the HELO name. Never raises for what others have done.
+
+    ``single_label``: a name without a dot, such as localhost, may have a policy too (against RFC 7208 section 4.3).
+    """
     start = time.monotonic()
-    result = await _verify(resolver, args, timeout)
+    result = await _verify(resolver, args, timeout, single_label=single_label)
     metrics.observe("mox_spf_verify_duration_seconds", time.monotonic() - start, {"status": result.status.value})
     return result
 
@@ -100,13 +105,19 @@ def verify_sync(resolver: Resolver, args: SpfArgs, timeout: float = TIMEOUT) -> 
     return asyncio.run(verify(resolver, args, timeout))
 
 
-async def _verify(resolver: Resolver, args: SpfArgs, timeout: float) -> SpfResult:  # noqa: ASYNC109 # as above
+async def _verify(
+    resolver: Resolver,
+    args: SpfArgs,
+    timeout: float,  # noqa: ASYNC109 # as above
+    *,
+    single_label: bool,
+) -> SpfResult:
     identity = Identity.HELO if args.mail_from.is_null else Identity.MAIL_FROM
     place = args.helo if identity is Identity.HELO else args.mail_from.domain
     domain = place.domain
     if domain is None:
         return SpfResult(SpfStatus.NONE, identity, error="no domain to check")
-    if not _is_checkable(domain):
+    if not _is_checkable(domain, single_label=single_label):
         return SpfResult(SpfStatus.NONE, identity, domain, error="not a name that can have a policy")
     evaluation = _Evaluation(resolver, args, domain)
     deadline = asyncio.get_running_loop().time() + timeout
@@ -392,9 +403,9 @@ async def _explain(evaluation: _Evaluation, outcome: _Outcome, deadline: float) 
         evaluation.authentic, evaluation.lookups, evaluation.voids = authentic, lookups, voids
 
 
-def _is_checkable(domain: Domain) -> bool:
+def _is_checkable(domain: Domain, *, single_label: bool) -> bool:
     """RFC 7208 4.3: a name of several labels that DNS can hold."""
-    return "." in domain.ascii and len(domain.ascii) <= 253 and usable_name(domain.ascii) is not None
+    return ("." in domain.ascii or single_label) and len(domain.ascii) <= 253 and usable_name(domain.ascii) is not None
 
 
 def _is_within(name: str, domain: str) -> bool:
