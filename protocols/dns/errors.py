@@ -105,7 +105,7 @@ class DNSError(ProtocolError):
         server: str = "",
         authentic: bool = False,
     ) -> None:
-        super().__init__(kind, name, rtype, detail, ede, server, authentic)
+        super().__init__(kind, name, rtype, detail)
         self.kind = kind
         self.name = name
         """What was looked up; may be no name at all when the kind is ``invalid``."""
@@ -114,7 +114,7 @@ class DNSError(ProtocolError):
         self.detail = detail
         self.ede = ede
         self.server = server
-        """``address:port`` of the name server that answered last, "" when none did."""
+        """``address:port`` of the name server that answered last, "" when none did or it is not known which."""
         self.authentic = authentic
         """Whether DNSSEC has proven that there is nothing. Only with ``is_not_found``."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import pickle
 import time
 from collections.abc import Awaitable, Callable
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -11,6 +12,7 @@ import dns.flags
 import dns.message
 import dns.rcode
 import pytest
+import uvloop
 
 from protocols import metrics
 from protocols.dns import EDE, MX, SOA, SRV, TLSA, Answer, DNSError, ErrorKind
@@ -29,13 +31,14 @@ def negative(ttl: int = 300, minimum: int = 300) -> tuple[str, ...]:
 def run(
     script: Script, use: Callable[[StubResolver, ScriptedServer], Awaitable[None]], *, trust_ad: bool | None = None
 ) -> None:
-    """Let ``use`` work with a resolver that asks a server with this script."""
+    """Let ``use`` work with a resolver that asks a server with this script, on the loop that our servers have."""
 
     async def main() -> None:
         async with serving(script) as server:
             await use(StubResolver([server.address], trust_ad=trust_ad, timeout=0.3, lifetime=2), server)
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(main())
 
 
 async def failure(lookup: Awaitable[object]) -> DNSError:
@@ -261,6 +264,12 @@ def test_extended_errors_come_with_the_failure(code: int, kind: ErrorKind, text:
     run(script, use)
 
 
+def test_an_error_survives_the_way_between_processes() -> None:
+    error = DNSError(ErrorKind.BOGUS, "example.org.", "mx", "why", ede=(EDE(6, "text"),), server="127.0.0.1:53")
+    copy = pickle.loads(pickle.dumps(error))
+    assert (str(copy), copy.kind, copy.ede, copy.server) == (str(error), error.kind, error.ede, error.server)
+
+
 def test_silence_is_a_timeout_after_two_tries() -> None:
     async def use(resolver: StubResolver, server: ScriptedServer) -> None:
         start = time.monotonic()
@@ -287,14 +296,16 @@ def test_the_next_server_is_asked_when_one_fails() -> None:
     asyncio.run(main())
 
 
-def test_nobody_listening_is_told_at_once_with_a_hint() -> None:
+@pytest.mark.parametrize("new_loop", [asyncio.new_event_loop, uvloop.new_event_loop])
+def test_nobody_listening_is_told_at_once_with_a_hint(new_loop: Callable[[], asyncio.AbstractEventLoop]) -> None:
     async def main() -> None:
         error = await failure(StubResolver([NameServer(ip_address("127.0.0.1"), 9)]).a("example.org."))
         assert error.kind is ErrorKind.TEMPORARY
         assert "127.0.0.1:9 could not be asked: connection refused" in str(error)
         assert HINT in str(error)
 
-    asyncio.run(asyncio.wait_for(main(), 2))
+    with asyncio.Runner(loop_factory=new_loop) as runner:
+        runner.run(asyncio.wait_for(main(), 4))
 
 
 def test_what_does_not_fit_in_a_datagram_comes_over_tcp() -> None:
