@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from ipaddress import IPv4Address, IPv6Address
 from typing import Any, Final, TypeAlias
 
@@ -51,6 +52,8 @@ class TLSProblem:
     reason: str
     """The failure-reason-code; may be empty."""
     text: str
+    openssl: int = 0
+    """OpenSSL's number for it (openssl-verify(1)); 0 where it was not OpenSSL."""
 
     def __str__(self) -> str:
         return self.text
@@ -68,16 +71,32 @@ class Roots:
         for certificate in x509.load_pem_x509_certificates(extra_pem.encode()) if extra_pem else ():
             self._store.add_cert(crypto.X509.from_cryptography(certificate))
 
-    def problem(self, chain: Sequence[x509.Certificate]) -> TLSProblem | None:
-        """Why no trusted root vouches for the first certificate; None if one does."""
+    @classmethod
+    def only(cls, anchors: Iterable[x509.Certificate], now: datetime | None = None) -> Roots:
+        """These certificates, be they self-signed or not (RFC 7671 section 5.2.2); ``now``: another time to be at."""
+        roots = cls(system=False)
+        roots._store.set_flags(crypto.X509StoreFlags.PARTIAL_CHAIN)
+        if now is not None:
+            roots._store.set_time(now.astimezone(UTC))
+        for certificate in anchors:
+            roots._store.add_cert(crypto.X509.from_cryptography(certificate))
+        return roots
+
+    def path(self, chain: Sequence[x509.Certificate]) -> list[x509.Certificate] | TLSProblem:
+        """The certificates from the first of the chain to a trusted one; else why none vouches for it."""
         try:
             leaf, *others = (crypto.X509.from_cryptography(certificate) for certificate in chain)
-            crypto.X509StoreContext(self._store, leaf, others).verify_certificate()
+            verified = crypto.X509StoreContext(self._store, leaf, others).get_verified_chain()
         except crypto.X509StoreContextError as exc:
             return _verify_problem(int(exc.errors[0]), str(exc))
         except crypto.Error as exc:  # OpenSSL reads with stricter eyes
             return _bad_certificate(exc)
-        return None
+        return [certificate.to_cryptography() for certificate in verified]
+
+    def problem(self, chain: Sequence[x509.Certificate]) -> TLSProblem | None:
+        """Why no trusted root vouches for the first certificate; None if one does."""
+        path = self.path(chain)
+        return path if isinstance(path, TLSProblem) else None
 
 
 def peer_chain(ssl_object: ssl.SSLObject | ssl.SSLSocket) -> list[bytes]:
@@ -93,14 +112,16 @@ def verify_chain(chain: Sequence[bytes], name: ServerName, roots: Roots) -> TLSP
     certificates = parse_chain(chain)
     if isinstance(certificates, TLSProblem):
         return certificates
-    problem = roots.problem(certificates)
-    if problem is not None:
-        return problem
-    if not is_for_servers(certificates[0]):
+    return roots.problem(certificates) or server_problem(certificates[0], [name])
+
+
+def server_problem(certificate: x509.Certificate, names: Sequence[ServerName]) -> TLSProblem | None:
+    """What is wrong with a certificate for a server that has one of these names, None if nothing is."""
+    if not is_for_servers(certificate):
         text = "certificate is not for TLS servers"
         return TLSProblem("certificate-not-trusted", "incompatible-key-usage", text)
-    if not has_name(certificates[0], name):
-        return _verify_problem(_HOST_MISMATCH, f"certificate is not for {_text(name)}")
+    if not any(has_name(certificate, name) for name in names):
+        return _verify_problem(_HOST_MISMATCH, f"certificate is not for {', '.join(map(_text, names))}")
     return None
 
 
@@ -159,9 +180,9 @@ def _bad_certificate(exc: Exception) -> TLSProblem:
 
 def _verify_problem(number: int, text: str) -> TLSProblem:
     if number == _HOST_MISMATCH:
-        return TLSProblem("certificate-host-mismatch", "", text)
+        return TLSProblem("certificate-host-mismatch", "", text, number)
     if number in _EXPIRED:
-        return TLSProblem("certificate-expired", _EXPIRED[number], text)
+        return TLSProblem("certificate-expired", _EXPIRED[number], text, number)
     if number in _NOT_TRUSTED:
-        return TLSProblem("certificate-not-trusted", _NOT_TRUSTED[number], text)
-    return TLSProblem("validation-failure", f"openssl-verify-{number}", text)
+        return TLSProblem("certificate-not-trusted", _NOT_TRUSTED[number], text, number)
+    return TLSProblem("validation-failure", f"openssl-verify-{number}", text, number)
