@@ -57,9 +57,8 @@ def command(socket_path: Path) -> list[str]:
     return [executable(), *(word for name, value in options.items() for word in (f"--{name}", value))]
 
 
-def run(socket_path: Path, ready: Callable[[], None]) -> None:
+def run(words: list[str], socket_path: Path, ready: Callable[[], None]) -> None:
     """Become the Redis server; a process on the side calls ``ready`` once it answers. For a supervised child."""
-    words = command(socket_path)
     socket_path.unlink(missing_ok=True)
     prober = os.fork()
     if prober == 0:

@@ -106,13 +106,17 @@ class Environment:
 
     @property
     def embedded_redis(self) -> bool:
-        """Whether this installation brings its own Redis: no URL names another."""
-        return self.cache_url.startswith(f"unix://{self.redis_socket}")
+        """Whether this installation brings its own Redis: a URL names it, as all do unless told otherwise."""
+        return any(self._is_own_redis(url) for url in (self.broker_url, self.cache_url, self.channel_url))
 
     @property
     def is_alone(self) -> bool:
         """Whether no other node can share this installation: database and Redis are its own."""
-        return self.database_url.startswith("sqlite:") and self.embedded_redis
+        urls = (self.broker_url, self.cache_url, self.channel_url)
+        return self.database_url.startswith("sqlite:") and all(self._is_own_redis(url) for url in urls)
+
+    def _is_own_redis(self, url: str) -> bool:
+        return url.partition("://")[2].partition("?")[0] == str(self.redis_socket)
 
 
 _SECRETS: Final = ("MOX_SECRET_KEY", "MOX_ENCRYPTION_KEYS", "MOX_RECEIVED_ID_KEY")

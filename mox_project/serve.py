@@ -17,10 +17,12 @@ from socket import socket
 from typing import Final
 
 from django.conf import settings
-from django.db import connections
+from django.core.exceptions import ImproperlyConfigured
+from django.db import DatabaseError, connection, connections
 
-from server import logs, metricfiles, tls
+from server import encryption, logs, metricfiles, tls
 from server.connections import panic_total
+from server.encryption import CannotDecrypt
 from server.logs import Levels
 from server.version import VERSION
 
@@ -73,9 +75,14 @@ def examined(kinds: Collection[Kind]) -> Plan:
 
     Opens database connections: not for the supervisor's own process.
     """
+    from accounts.models import DKIMSelector
     from server.models import Listener, ServerSettings
 
     environment = settings.MOX
+    try:
+        connection.ensure_connection()
+    except DatabaseError as exc:
+        raise EnvironmentProblem(f"the database cannot be used: {' '.join(str(exc).split())}") from exc
     copy = upgrade.bring_up_to_date(automatic=environment.is_alone)
     if copy is not None:
         sys.stderr.write(f"the database was migrated; as it was before, it is in {copy}\n")
@@ -86,6 +93,11 @@ def examined(kinds: Collection[Kind]) -> Plan:
     for listener in Listener.objects.filter(node__in=("*", environment.node)):
         for path in tls.missing_files(listener):
             raise EnvironmentProblem(f"listener {listener.name} has TLS, and its file {path} is missing")
+    try:
+        encryption.check()
+        DKIMSelector.objects.values_list("private_key").first()  # decrypted on its way
+    except (CannotDecrypt, ImproperlyConfigured) as exc:
+        raise EnvironmentProblem(str(exc)) from exc
     found = plan()
     bindings = wanted(found.bindings, kinds)
     if Kind.MAIL in kinds and not any(binding.is_mail for binding in bindings):
@@ -94,6 +106,20 @@ def examined(kinds: Collection[Kind]) -> Plan:
             "MOX_NODE as the listener does"
         )
     return Plan(bindings, found.levels)
+
+
+def report_problems(levels: Levels) -> None:
+    """Log what is wrong with the listeners, for whoever changed them by hand; what can be served is."""
+    from server import listener_rules
+    from server.models import Listener
+
+    environment = settings.MOX
+    logs.configure(levels, environment.log_format, own_time=environment.log_time)
+    found = [(listener, list(listener.endpoints.all())) for listener in Listener.objects.prefetch_related("endpoints")]
+    for listener, endpoints in found:
+        others = [pair for pair in found if pair[0] is not listener]
+        for problem in listener_rules.listener_problems(listener, endpoints, others):
+            log.error("configuration is wrong", extra={"listener": listener.name, "err": problem.text})
 
 
 def parse_kinds(text: str) -> frozenset[Kind]:
@@ -246,13 +272,15 @@ def _processes(
 
 
 def _redis(environment: Environment, levels: Levels) -> list[ChildProcess]:
-    """The private Redis, where no URL names another."""
+    """The private Redis, where no URL names another. Raises EnvironmentProblem."""
     if not environment.embedded_redis:
         return []
 
+    words = embedded_redis.command(environment.redis_socket)  # what is missing is told before anything starts
+
     def live(link: Link) -> None:
         _begin(environment, levels)
-        embedded_redis.run(environment.redis_socket, link.ready)
+        embedded_redis.run(words, environment.redis_socket, link.ready)
 
     return [ChildProcess("redis", live, essential=True, stop_timeout=ESSENTIAL_STOP_TIMEOUT)]
 

@@ -24,6 +24,7 @@ from types import FrameType
 from typing import IO, Final
 
 from . import child, control, systemd
+from .problem import EnvironmentProblem
 
 log = logging.getLogger(__name__)
 
@@ -297,9 +298,15 @@ class Supervisor:
 
 
 def lock(run_dir: Path) -> IO[str]:
-    """Claim a directory for this supervisor and its children, until the last of them ends. Raises AlreadyRunning."""
-    run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-    file = (run_dir / "supervisor.pid").open("a+")
+    """Claim a directory for this supervisor and its children, until the last of them ends.
+
+    Raises AlreadyRunning; EnvironmentProblem for a directory that cannot be written.
+    """
+    try:
+        run_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        file = (run_dir / "supervisor.pid").open("a+")
+    except OSError as exc:
+        raise EnvironmentProblem(f"data directory {run_dir.parent} cannot be written: {exc.strerror}") from exc
     deadline = time.monotonic() + LOCK_WAIT
     while True:
         try:

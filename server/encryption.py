@@ -34,6 +34,11 @@ def decrypt(stored: bytes) -> bytes:
         ) from None
 
 
+def check() -> None:
+    """Raises ImproperlyConfigured for keys that are none."""
+    _keys()
+
+
 class EncryptedField(models.BinaryField):  # type: ignore[type-arg] # generic in the stubs, not at run time
     """A column whose value is bytes in memory and encrypted in the database. Empty stays empty."""
 

