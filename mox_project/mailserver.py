@@ -16,6 +16,7 @@ from django.conf import settings
 import imap.server
 import smtp.server
 from protocols.dns.stub import StubResolver
+from server import lookupmetrics
 from server.connections import ConnectionServer, Service
 from store.bridge import Bridge
 
@@ -43,6 +44,7 @@ async def _serve(sockets: list[MailSocket], ready: Callable[[], None]) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGTERM, stop.set)
+    lookupmetrics.use()
     bridge = Bridge(settings.MOX.imap_threads + THREADS_MORE)
     await bridge.start()
     server = ConnectionServer(bridge.call)
