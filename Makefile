@@ -34,6 +34,7 @@ fmt: $(VENV)/.dev ## Format, and mend what can be mended by itself.
 	$(BIN)/ruff format .
 
 bench: $(VENV)/.dev ## The load scenarios against a fresh localserve (see bench/README.md).
+	$(BIN)/python -m bench.protocols
 	$(BIN)/python -m bench.suite
 
 soak: $(VENV)/.dev clients ## Clients at work for ten minutes, comparing what they were told (SOAK_SECONDS=600).

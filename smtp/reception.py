@@ -20,7 +20,7 @@ from store.bridge import Bridge
 from . import metrics
 from .content import Content
 from .delivery import Message, Outcome, Recipient, Result, deliver, final_reply
-from .errors import SMTPError
+from .errors import PolicyRefusal, SMTPError
 from .recipients import resolve_recipient
 from .resolvers import Resolvers
 from .sendercheck import check_hello, check_sender_domain
@@ -103,7 +103,11 @@ class Reception(Session):
         recipients = [Recipient(path, resolved) for path, resolved in transaction.recipients.items()]
         message = Message(self._peer(), transaction.mail, recipients, content, datetime.now(UTC))
         known = self._spf[1] if self._spf is not None and self._spf[0] is transaction else None
-        outcomes = await deliver(self._bridge, message, self._rules, await self._resolver(), known)
+        try:
+            outcomes = await deliver(self._bridge, message, self._rules, await self._resolver(), known)
+        except PolicyRefusal:
+            self._slow = settings.MOX.smtp_bad_client_delay.total_seconds()
+            raise
         self._tell(transaction, content.size, outcomes)
         reply = final_reply(outcomes)
         unknown = not reply.ok and any(outcome.result is Result.UNKNOWN_USER for outcome in outcomes)

@@ -26,7 +26,7 @@ from protocols.smtpsyntax import Path
 from protocols.spf import Identity, SpfArgs, SpfResult, SpfStatus
 from store.models import Validation
 
-from .errors import SMTPError
+from .errors import PolicyRefusal
 from .transaction import Peer
 
 TIMEOUT: Final = 60.0  # seconds for each of iprev, SPF and DKIM, which run at the same time
@@ -107,11 +107,11 @@ class Verification:
             return Validation.DMARC if passed else Validation.RELAXED
         return Validation.NONE
 
-    def refusal(self) -> SMTPError | None:
+    def refusal(self) -> PolicyRefusal | None:
         """The sender's domain asks for messages like this to be refused (RFC 7489 section 6.6.2)."""
         if self.dmarc is None or not self.dmarc.use or not self.dmarc.reject:
             return None
-        return SMTPError(550, "5.7.26", f"message is refused by the DMARC policy of {self.dmarc.domain.name()}")
+        return PolicyRefusal(550, "5.7.26", f"message is refused by the DMARC policy of {self.dmarc.domain.name()}")
 
 
 async def verify(
