@@ -62,7 +62,8 @@ class _Nothing:
     server: str
 
 
-_Key: TypeAlias = tuple[tuple[bytes, ...], str]
+_Key: TypeAlias = tuple[Servers, tuple[bytes, ...], str]
+"""With the servers, since their word counts no longer when others take their place."""
 _Value: TypeAlias = Answer[Any] | _Nothing
 
 
@@ -123,10 +124,10 @@ class StubResolver(Lookups):
         start = time.monotonic()
         result = "canceled"
         try:
-            labels = parse_name(name, rtype)
-            answer = self._from_cache(labels, name, rtype)
+            key = (self._servers(), parse_name(name, rtype), rtype)
+            answer = self._from_cache(key, name)
             if answer is None:
-                answer = await self._ask(labels, name, rtype)
+                answer = await self._ask(key, name)
             result = "ok"
             return answer
         except DNSError as error:
@@ -137,20 +138,20 @@ class StubResolver(Lookups):
             _log.debug(
                 "dns lookup", extra={"lookup": printable(name), "type": rtype, "result": result, "duration": seconds}
             )
-            labels_of_metric = {"pkg": self._package, "type": rtype, "result": result}
-            metrics.observe("mox_dns_lookup_duration_seconds", seconds, labels_of_metric)
+            labels = {"pkg": self._package, "type": rtype, "result": result}
+            metrics.observe("mox_dns_lookup_duration_seconds", seconds, labels)
 
-    def _from_cache(self, labels: tuple[bytes, ...], name: str, rtype: str) -> Answer[Any] | None:
-        entry = self._cache.get((labels, rtype)) if self._reads_cache else None
+    def _from_cache(self, key: _Key, name: str) -> Answer[Any] | None:
+        entry = self._cache.get(key) if self._reads_cache else None
         if entry is None:
             return None
         value, seconds = entry
         if isinstance(value, _Nothing):
-            raise _not_found(value, name, rtype)
+            raise _not_found(value, name, key[-1])
         return Answer(value.records, value.authentic, value.canonical, int(seconds))
 
-    async def _ask(self, labels: tuple[bytes, ...], name: str, rtype: str) -> Answer[Any]:
-        servers = self._servers()
+    async def _ask(self, key: _Key, name: str) -> Answer[Any]:
+        servers, labels, rtype = key
         is_trusted = servers.is_trusted if self._trust_ad is None else self._trust_ad
         lifetime = min(self._lifetime, TRIES * self._timeout * len(servers.servers))
         question = dns.name.Name(labels)
@@ -168,7 +169,7 @@ class StubResolver(Lookups):
         except dns.resolver.NXDOMAIN as error:
             response = error.kwargs["responses"][question]
             nothing = _Nothing(ErrorKind.NXDOMAIN, _has_ad(response, is_trusted), _only(servers))
-            self._keep_nothing(labels, rtype, nothing, response.resolve_chaining().minimum_ttl)
+            self._keep_nothing(key, nothing, response.resolve_chaining().minimum_ttl)
             raise _not_found(nothing, name, rtype) from None
         except dns.resolver.LifetimeTimeout as error:
             raise _failure(ErrorKind.TIMEOUT, name, rtype, servers, error.kwargs["errors"]) from error
@@ -182,16 +183,16 @@ class StubResolver(Lookups):
         ttl = found.chaining_result.minimum_ttl
         if found.rrset is None:
             nothing = _Nothing(ErrorKind.NOTFOUND, authentic, _server_of(found))
-            self._keep_nothing(labels, rtype, nothing, ttl)
+            self._keep_nothing(key, nothing, ttl)
             raise _not_found(nothing, name, rtype)
         ttl = min(ttl, MAX_TTL)
         records = tuple(map(_CONVERTERS[rtype], found.rrset))
         answer = Answer(records, authentic, format_name(found.canonical_name.labels), ttl)
-        self._cache.put((labels, rtype), answer, ttl, _size(records))
+        self._cache.put(key, answer, ttl, _size(records))
         return answer
 
-    def _keep_nothing(self, labels: tuple[bytes, ...], rtype: str, nothing: _Nothing, ttl: int) -> None:
-        self._cache.put((labels, rtype), nothing, min(ttl, MAX_NEGATIVE_TTL))
+    def _keep_nothing(self, key: _Key, nothing: _Nothing, ttl: int) -> None:
+        self._cache.put(key, nothing, min(ttl, MAX_NEGATIVE_TTL))
 
     def _client(self, servers: Servers) -> dns.asyncresolver.Resolver:
         client = dns.asyncresolver.Resolver(configure=False)

@@ -29,13 +29,17 @@ def negative(ttl: int = 300, minimum: int = 300) -> tuple[str, ...]:
 
 
 def run(
-    script: Script, use: Callable[[StubResolver, ScriptedServer], Awaitable[None]], *, trust_ad: bool | None = None
+    script: Script,
+    use: Callable[[StubResolver, ScriptedServer], Awaitable[None]],
+    *,
+    trust_ad: bool | None = None,
+    timeout: float = 10,
 ) -> None:
     """Let ``use`` work with a resolver that asks a server with this script, on the loop that our servers have."""
 
     async def main() -> None:
         async with serving(script) as server:
-            await use(StubResolver([server.address], trust_ad=trust_ad, timeout=0.3, lifetime=2), server)
+            await use(StubResolver([server.address], trust_ad=trust_ad, timeout=timeout), server)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(main())
@@ -190,7 +194,7 @@ def test_cnames_are_followed_to_the_canonical_name() -> None:
     run(script, use)
 
 
-def test_addresses_of_one_family_do_not_wait_for_the_other_and_keep_their_authenticity() -> None:
+def test_addresses_of_one_family_are_given_when_the_other_fails_and_stay_authentic() -> None:
     def script(query: dns.message.Message, over_tcp: bool) -> Reply:
         name, rtype = query.question[0].name.to_text(), query.question[0].rdtype.name
         if rtype == "A" and name != "v6.":
@@ -276,10 +280,10 @@ def test_silence_is_a_timeout_after_two_tries() -> None:
         error = await failure(resolver.a("example.org."))
         assert error.kind is ErrorKind.TIMEOUT
         assert str(error) == f"dns: a example.org.: no answer in time: {server.address} did not answer"
-        assert time.monotonic() - start < 1.5
+        assert time.monotonic() - start < 3
         assert server.queries == ["udp a example.org."] * 2
 
-    run(lambda query, over_tcp: None, use)
+    run(lambda query, over_tcp: None, use, timeout=0.5)
 
 
 def test_the_next_server_is_asked_when_one_fails() -> None:
@@ -289,7 +293,7 @@ def test_the_next_server_is_asked_when_one_fails() -> None:
             serving(from_zone, "::1") as good,
         ):
             closed = NameServer(ip_address("127.0.0.1"), 9)
-            resolver = StubResolver([broken.address, closed, good.address], timeout=0.3)
+            resolver = StubResolver([broken.address, closed, good.address])
             assert (await resolver.a("example.org.")).records == (IPv4Address("192.0.2.1"),)
             assert (len(broken.queries), len(good.queries)) == (1, 1)
 
@@ -335,7 +339,7 @@ def test_a_server_without_tcp_fails_for_long_answers() -> None:
     async def use(resolver: StubResolver, server: ScriptedServer) -> None:
         assert (await failure(resolver.txt("example.org."))).is_temporary
 
-    run(script, use)
+    run(script, use, timeout=0.5)
 
 
 def test_answers_to_another_question_or_id_are_not_taken() -> None:
@@ -355,7 +359,7 @@ def test_answers_to_another_question_or_id_are_not_taken() -> None:
         assert (await failure(resolver.a("example.org."))).kind is ErrorKind.TIMEOUT
         assert forgers == []
 
-    run(lambda query, over_tcp: forgers.pop()(query), use)
+    run(lambda query, over_tcp: forgers.pop()(query), use, timeout=0.5)
 
 
 def test_records_of_other_names_in_an_answer_are_not_taken() -> None:
@@ -445,6 +449,19 @@ def test_the_cache_can_be_passed_by_and_emptied() -> None:
     run(from_zone, use)
 
 
+def test_what_other_servers_said_is_not_known_from_those_that_took_their_place() -> None:
+    async def main() -> None:
+        async with serving(lambda query, over_tcp: answer(query, *ZONE["A"], ad=True)) as server:
+            now = Servers((server.address,))
+            resolver = StubResolver(system=lambda: now)
+            assert (await resolver.a("example.org.")).authentic
+            # The same server's answers, now that one on another machine is asked as well.
+            now = Servers((server.address, NameServer(ip_address("192.0.2.53"))))
+            assert not (await resolver.a("example.org.")).authentic
+
+    asyncio.run(main())
+
+
 def test_every_lookup_is_measured_for_the_package_that_made_it() -> None:
     seen: list[tuple[str, dict[str, str]]] = []
 
@@ -460,8 +477,9 @@ def test_every_lookup_is_measured_for_the_package_that_made_it() -> None:
         spf = resolver.for_package("spf")
         await spf.a("example.org.")
         await spf.a("example.org.")
-        for name in ("no.example.org.", "servfail.example.org.", "silent.example.org.", "relative"):
+        for name in ("no.example.org.", "servfail.example.org.", "relative"):
             await failure(resolver.a(name))
+        await failure(StubResolver([server.address], timeout=0.1).a("silent.example.org."))
         with pytest.raises(TimeoutError):
             await asyncio.wait_for(resolver.a("silent.example.net."), 0.05)
 
@@ -476,8 +494,8 @@ def test_every_lookup_is_measured_for_the_package_that_made_it() -> None:
         ("spf", "a", "ok"),
         ("", "a", "nxdomain"),
         ("", "a", "temporary"),
-        ("", "a", "timeout"),
         ("", "a", "error"),
+        ("", "a", "timeout"),
         ("", "a", "canceled"),
     ]
 
@@ -485,7 +503,7 @@ def test_every_lookup_is_measured_for_the_package_that_made_it() -> None:
 def test_threads_share_a_resolver() -> None:
     async def main() -> None:
         async with serving(from_zone) as server:
-            resolver = StubResolver([server.address], timeout=2)
+            resolver = StubResolver([server.address])
 
             def in_a_thread() -> Answer[bytes]:
                 return asyncio.run(resolver.txt("example.org."))
