@@ -59,7 +59,9 @@ async def verify(
         section, body_at = read_header_section(source)
     except DkimError as exc:
         return ArcResult(ArcStatus.FAIL, error=one_line(str(exc)))
-    header = HeaderSection(section)
+    if b"arc-" not in section.lower():
+        return ArcResult(ArcStatus.NONE)
+    header = await in_thread_if(len(section) > HASHED_IN_PLACE, lambda: HeaderSection(section))
     if not has_sets(header):
         return ArcResult(ArcStatus.NONE)
     try:

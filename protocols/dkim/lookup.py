@@ -86,7 +86,8 @@ async def lookup_all(
     """The records for pairs of selector and domain, each looked up once, ``at_once`` at a time."""
     results: dict[tuple[Domain, Domain], LookupResult] = {}
     ends = asyncio.get_running_loop().time() + seconds
-    waiting = iter(dict.fromkeys(names))
+    distinct = dict.fromkeys(names)
+    waiting = iter(distinct)
 
     async def work() -> None:
         for selector, domain in waiting:
@@ -94,7 +95,7 @@ async def lookup_all(
             results[selector, domain] = await lookup(resolver, selector, domain, timeout=left)
 
     async with asyncio.TaskGroup() as tasks:
-        for _ in range(at_once):
+        for _ in range(min(at_once, len(distinct))):
             tasks.create_task(work())
     return results
 
