@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from django.conf import settings
 from django.db import connection
@@ -35,6 +35,14 @@ UNSTARTED_LEASE: Final = timedelta(seconds=20)  # until a task shows that it was
 GROUP_MAX: Final = 1000  # recipients in one transaction
 RUNNING: Final = "delivering..."  # error text of an attempt under way
 _DISPATCH_LOCK: Final = 0x6D6F7801  # key of the advisory lock (PostgreSQL) that lets one dispatcher claim at a time
+
+# What a message has again once nobody delivers it.
+WAITING: Final[dict[str, Any]] = {
+    "state": State.QUEUED,
+    "phase": Phase.NONE,
+    "lease_token": None,
+    "lease_until": None,
+}
 
 lost_leases = Counter("mox_queue_lost_lease", "Results that came after their lease had passed to another worker.")
 
@@ -189,15 +197,10 @@ def give_back(lease: Lease, group: Group) -> None:
     with db.write():
         for member in group.members:
             message = member.message
-            given = QueueMessage.objects.filter(
-                pk=message.pk, lease_token=lease.token, state=State.DELIVERING, phase=Phase.CLAIMED
-            ).update(
-                state=State.QUEUED,
-                phase=Phase.NONE,
-                lease_token=None,
-                lease_until=None,
-                attempts=message.attempts - 1,
-                next_attempt=member.started,
+            given = store_rows.update_where(
+                QueueMessage,
+                {**WAITING, "attempts": message.attempts - 1, "next_attempt": member.started},
+                {"id": message.pk, "lease_token": lease.token, "state": State.DELIVERING, "phase": Phase.CLAIMED},
             )
             if given:
                 DeliveryAttempt.objects.filter(pk=member.attempt_id).delete()

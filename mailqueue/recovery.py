@@ -96,10 +96,7 @@ def _interrupted(message: QueueMessage) -> bool:
         given = QueueMessage.objects.filter(
             pk=message.pk, lease_token=message.lease_token, lease_until__lte=now, phase=Phase.CLAIMED
         ).update(
-            state=State.QUEUED,
-            phase=Phase.NONE,
-            lease_token=None,
-            lease_until=None,
+            **leases.WAITING,
             attempts=message.attempts - 1,
             interruptions=message.interruptions + 1,
             next_attempt=now + wait,

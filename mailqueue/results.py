@@ -22,8 +22,8 @@ from store import rows as store_rows
 from store.db import Tx, write_tx
 
 from . import notices, wakeup
-from .leases import Claimed, Group, Lease, LostLease, claim_group, lost_leases
-from .models import DeliveryAttempt, Outgoing, Phase, QueueMessage, RetiredMessage, State
+from .leases import WAITING, Claimed, Group, Lease, LostLease, claim_group, lost_leases
+from .models import DeliveryAttempt, Outgoing, QueueMessage, RetiredMessage, State
 from .notices import Notice
 from .outcomes import Outcome, Status
 from .schedule import Schedule
@@ -36,14 +36,6 @@ KEEP_WITHOUT_ACCOUNT: Final = timedelta(hours=168)
 KEEP_IN_LOCALSERVE: Final = timedelta(hours=72)
 
 
-# What a message has again once its attempt is over.
-_WAITING: Final = {
-    "state": State.QUEUED,
-    "lease_token": None,
-    "lease_until": None,
-    "phase": Phase.NONE,
-    "interruptions": 0,
-}
 _period: Final = Statement(
     lambda account_id: Account.objects.filter(pk=account_id).values_list("keep_retired_message_period")
 )
@@ -110,7 +102,9 @@ def store(tx: Tx, lease: Lease, results: Sequence[Result]) -> None:
             retire(message, success=result.outcome.status is Status.DELIVERED, now=now)
             changed = store_rows.delete_where(QueueMessage, held)
         else:
-            changed = store_rows.update_where(QueueMessage, {**_WAITING, "dialed_ips": message.dialed_ips}, held)
+            changed = store_rows.update_where(
+                QueueMessage, {**WAITING, "interruptions": 0, "dialed_ips": message.dialed_ips}, held
+            )
             _wake_after(message.next_attempt - now)
         if not changed:
             lost_leases.inc()
