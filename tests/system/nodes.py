@@ -59,6 +59,14 @@ with db.write():
 """
 
 
+ROUTE = """
+from accounts.models import Route, Transport
+transport = Transport.objects.create(name="relay", kind="smtp", host={host!r}, port={port}, no_starttls=True)
+Route.objects.create(transport=transport)
+"""
+"""For `shell -c`: all mail goes to this server."""
+
+
 def listener(name: str, ip: str, *, node: str = "*", low_ports: bool = False) -> dict[str, object]:
     """A listener with all plain-text services, on the ports of localserve or (``low_ports``) the usual ones."""
     add = 0 if low_ports else 1000

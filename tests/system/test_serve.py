@@ -9,15 +9,18 @@ import os
 import re
 import shutil
 import signal
+import smtplib
 import socket
 import sqlite3
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -26,6 +29,7 @@ import pytest
 from mox_project import embedded_redis
 from mox_project.problem import EnvironmentProblem
 from tests import installation
+from tests.sinks import sink
 from tests.system import nodes
 from tests.system.nodes import Node
 from tests.system.servers import PROJECT
@@ -144,6 +148,40 @@ def test_a_restarted_process_is_counted_and_its_counts_stay(node: Node) -> None:
     while connections() < 2:
         pass
     assert node.stop() == 0
+
+
+def test_a_stop_waits_for_the_answer_to_a_message_that_is_sent(node: Node) -> None:
+    is_sent, may_answer = threading.Event(), threading.Event()
+
+    def answer(address: str) -> str:
+        is_sent.set()
+        may_answer.wait(60)
+        return ""
+
+    with sink() as elsewhere:
+        elsewhere.data = answer
+        assert node.mox("shell", "-c", nodes.ROUTE.format(host=elsewhere.host, port=elsewhere.port)).returncode == 0
+        node.start()
+        with smtplib.SMTP(node.ip, node.submission_port) as client:
+            client.login(nodes.ADDRESS, nodes.PASSWORD)
+            client.sendmail(nodes.ADDRESS, ["them@far.example"], f"From: {nodes.ADDRESS}\r\n\r\nhello\r\n")
+        assert is_sent.wait(60)
+        delivery = node.child_pid("worker-delivery")
+        others = [
+            psutil.Process(process["pid"])
+            for process in json.loads(node.mox("status", "--json").stdout)["processes"]
+            if process["pid"] != delivery and process["name"] != "redis"  # which ends last
+        ]
+        with ThreadPoolExecutor() as pool:
+            stopping = pool.submit(node.mox, "stop")
+            _, alive = psutil.wait_procs(others, timeout=20)
+            assert alive == []
+            assert node.is_running()
+            may_answer.set()
+            assert stopping.result().returncode == 0
+        assert node.wait_for_end() == 0
+        assert len(elsewhere.received) == 1
+    assert json.loads(node.mox("queue", "list", "--json").stdout) == []
 
 
 @pytest.mark.parametrize("by_signal", [True, False], ids=["SIGHUP", "mox reload"])
