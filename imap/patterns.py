@@ -3,13 +3,14 @@
 matcher = Patterns(["Lists/%", "a*"])
 matcher.matches("Lists/python")
 
-Patterns are hostile: they become one regular expression of RE2, which matches in linear time whatever they are.
+Patterns are hostile: they become one regular expression of RE2, which matches in time linear in the name. The time is
+also linear in the patterns if they have wildcards, so those are bounded.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Final
 
 import re2
@@ -17,6 +18,7 @@ import re2
 from store.mailboxes import INBOX
 
 PATTERN_MEMORY: Final = 8 << 20  # bytes that RE2 may use for one set of patterns
+WILDCARD_PATTERNS_MAX: Final = 4096  # characters of the patterns with wildcards: each is a state that a name may be in
 
 _WILDCARDS: Final = re.compile(r"[*%]+")
 
@@ -28,7 +30,9 @@ class BadPattern(Exception):
 class Patterns:
     """Some patterns, of which a name must match one. The Inbox element is compared without case."""
 
-    def __init__(self, patterns: Iterable[str]) -> None:
+    def __init__(self, patterns: Sequence[str]) -> None:
+        if sum(len(pattern) for pattern in patterns if _WILDCARDS.search(pattern)) > WILDCARD_PATTERNS_MAX:
+            raise BadPattern(f"patterns with wildcards have more than {WILDCARD_PATTERNS_MAX} characters")
         options = re2.Options()
         options.max_mem = PATTERN_MEMORY
         options.log_errors = False

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from tests import installation
@@ -22,6 +24,16 @@ from accounts.accounts import create_account  # noqa: E402 # as above
 from accounts.models import Account, Domain  # noqa: E402 # as above
 from mox_project import localserve  # noqa: E402 # as above
 from store import checks  # noqa: E402 # as above
+
+# For `make fuzz`: a minute or two for each test instead of a second.
+hypothesis.settings.register_profile(
+    "fuzz",
+    max_examples=5_000,
+    deadline=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
+)
+if profile := os.environ.get("HYPOTHESIS_PROFILE"):
+    hypothesis.settings.load_profile(profile)
 
 _numbers = itertools.count(1)
 

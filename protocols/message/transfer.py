@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import binascii
+import re
 from collections.abc import Iterable, Iterator
 from typing import Final
 
@@ -11,6 +12,7 @@ MAX_QP_PENDING: Final = 1 << 16  # bytes without line end that are kept waiting 
 _BASE64: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
 _NOT_BASE64: Final = bytes(set(range(256)) - set(_BASE64))
 _NOT_BASE64_OR_PAD: Final = bytes(set(range(256)) - set(_BASE64 + b"="))
+_BROKEN_ESCAPE: Final = re.compile(rb"=([0-9A-Fa-f]?)(?==\r?\n)")
 
 IDENTITY: Final = frozenset({"", "7BIT", "8BIT", "BINARY"})
 """Transfer encodings, upper-cased, whose body stands as it is."""
@@ -82,14 +84,13 @@ def decode_quoted_printable(data: bytes) -> bytes:
     """Quoted-printable; white space at line ends goes (RFC 2045 6.7 rule 3), what is no escape stays as it is."""
     if b" \r\n" in data or b"\t\r\n" in data or b" \n" in data or b"\t\n" in data:
         *lines, last = data.split(b"\n")
-        lines = [line.rstrip(b" \t\r") + b"\r" if line.endswith(b"\r") else line.rstrip(b" \t") for line in lines]
+        lines = [line[:-1].rstrip(b" \t") + b"\r" if line.endswith(b"\r") else line.rstrip(b" \t") for line in lines]
         data = b"\n".join([*lines, last])
+    # No escape goes across a soft line break: what a line decodes to does not hang on the next.
+    data = _BROKEN_ESCAPE.sub(rb"=3D\1", data).replace(b"=\r\n", b"").replace(b"=\n", b"")
     # a2b_qp drops text after "=" and a bare CR up to the next LF.
-    data = data.replace(b"=\r\n", b"").replace(b"=\n", b"")
     if b"=\r" in data:
         data = data.replace(b"=\r", b"=3D\r")
-    if data.endswith(b"="):
-        data = data[:-1]
     return binascii.a2b_qp(data)
 
 
