@@ -96,9 +96,9 @@ def arc_verify(message: bytes) -> ArcResult:
 
 
 def cost(verify: Callable[[bytes], object], message: bytes) -> float:
-    """Seconds of processor time, the least of five tries."""
+    """Seconds of processor time, the least of three tries."""
     best = float("inf")
-    for _ in range(5):
+    for _ in range(3):
         began = time.process_time()
         verify(message)
         best = min(best, time.process_time() - began)
@@ -107,14 +107,14 @@ def cost(verify: Callable[[bytes], object], message: bytes) -> float:
 
 @pytest.mark.parametrize("name", DKIM_HOSTILE)
 def test_dkim_costs_no_more_than_the_length_of_a_message(name: str) -> None:
-    small, large = DKIM_HOSTILE[name](100_000), DKIM_HOSTILE[name](800_000)
+    small, large = DKIM_HOSTILE[name](60_000), DKIM_HOSTILE[name](480_000)
     # Small costs do not grow by 8: what is the same for any message is most of them.
     assert cost(dkim_verify, large) < 20 * max(cost(dkim_verify, small), 0.001)
 
 
 @pytest.mark.parametrize("name", ARC_HOSTILE)
 def test_arc_costs_no_more_than_the_length_of_a_message(name: str) -> None:
-    small, large = ARC_HOSTILE[name](100_000), ARC_HOSTILE[name](800_000)
+    small, large = ARC_HOSTILE[name](60_000), ARC_HOSTILE[name](480_000)
     assert cost(arc_verify, large) < 20 * max(cost(arc_verify, small), 0.001)
 
 
