@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import time
 from collections.abc import Iterable
 from typing import Final
@@ -76,12 +77,12 @@ def seal(
         hashes.update(block)
     (body_hash,) = hashes.finish().values()
     names = [name for name in selector.signed_headers(header) if not name.lower().startswith("arc-")]
-    first, *more = names
+    h = re.findall(r":?[^:]+", f"h={':'.join(names)};")  # folded before colons
     tags = [
         (f"bh={base64.b64encode(body_hash).decode('ascii')};",),
         (f"c={canon_header}/{canon_body};",),
         (f"d={domain.ascii};",),
-        (f"h={first}", *(f":{name}" for name in more), ";"),
+        tuple(h),
         (f"i={instance};",),
         (f"s={selector.name.ascii};",),
         (f"t={sign_time}",),

@@ -66,7 +66,7 @@ async def verify(
     public_suffix: Callable[[Domain], bool] = is_public_suffix,
     now: float | None = None,
 ) -> list[DkimResult]:
-    """A result for each DKIM-Signature field, from the top; [] when there is none.
+    """A result for each DKIM-Signature field, from the top; [] when there is none. One for a header over 1 MiB.
 
     Whatever the message or DNS has gives a result, never an exception. ``smtputf8``: the message is
     internationalized, so that signatures may have U-labels; ``ignore_test_mode``: a failure is one although the
