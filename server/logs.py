@@ -48,6 +48,7 @@ _LIBRARIES: Final = {
     "uvicorn": logging.ERROR,  # below that it tells of what clients did wrong
     "django": logging.WARNING,
     "django.request": logging.ERROR,  # the same
+    "django.security": logging.CRITICAL,  # the same
 }
 
 

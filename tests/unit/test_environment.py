@@ -98,3 +98,15 @@ def test_localserve_touches_no_directory_of_somebody_else(tmp_path: Path) -> Non
     with pytest.raises(EnvironmentProblem, match="not a localserve directory; choose another with --dir"):
         load({}, ["manage.py", "localserve", "--dir", str(tmp_path)])
     assert [path.name for path in tmp_path.iterdir()] == ["thesis"]
+
+
+def test_trusted_proxies_are_addresses_and_networks(tmp_path: Path) -> None:
+    environment = loaded(tmp_path, MOX_TRUSTED_PROXIES="10.0.0.0/8, 2001:db8::1 192.0.2.1")
+    assert [str(network) for network in environment.trusted_proxies] == [
+        "10.0.0.0/8",
+        "2001:db8::1/128",
+        "192.0.2.1/32",
+    ]
+    assert loaded(tmp_path).trusted_proxies == ()
+    with pytest.raises(EnvironmentProblem, match=r"MOX_TRUSTED_PROXIES='proxy\.example'"):
+        loaded(tmp_path, MOX_TRUSTED_PROXIES="proxy.example")

@@ -8,11 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
+from django.conf import settings
 
 from accounts.models import Account, LoginSession
 from accounts.passwords import set_password
 from mox_project import localserve
 from server.models import LoginAttempt
+from server.ratelimit import Limiter
 from tests.system.conftest import MailboxUser
 from tests.system.servers import Server, source_ip
 from tests.system.web.client import ADMIN, WEBMAIL, Answer, WebClient, changed, wait_for
@@ -131,23 +133,38 @@ def test_logins_that_are_disabled_say_why_to_their_owner_alone(client: WebClient
 def test_the_eleventh_failure_of_a_minute_is_429_for_the_right_password_too(
     server: Server, mailbox_user: MailboxUser
 ) -> None:
-    source = source_ip()
-
     def attempt(password: str) -> Answer:
         return WebClient(server, source=source).log_in(mailbox_user.address, password)
 
-    with ThreadPoolExecutor(10) as pool:
-        failed = list(pool.map(attempt, ["wrong password"] * 10))
-    assert {answer.error[1] for answer in failed} == {"user:loginFailed"}
-    seconds, answer = timed(lambda: attempt(mailbox_user.password))
+    minute = -1
+    while minute != int(time.time() // 60):  # windows are fixed: once more where the minute turned
+        minute = int(time.time() // 60)
+        source = source_ip()
+        with ThreadPoolExecutor(10) as pool:
+            failed = list(pool.map(attempt, ["wrong password"] * 10))
+        assert {answer.error[1] for answer in failed} == {"user:loginFailed"}
+        seconds, answer = timed(lambda: attempt(mailbox_user.password))
     assert answer.error == (429, "user:error", "too many authentication attempts")
     assert seconds < 1, "nobody is kept waiting for a refusal"
-    admin = WebClient(server, source=source).log_in("admin", localserve.ADMIN_PASSWORD, ADMIN)
-    assert admin.status == 429, "all services count together"
-    stolen = WebClient(server, source=source)
-    stolen.cookies["webmailsession"], stolen.csrf = "a" * 22, "b" * 22
-    assert stolen.post(f"{WEBMAIL}logout").error == (429, "user:error", "too many authentication attempts")
-    assert WebClient(server).log_in(mailbox_user.address, mailbox_user.password).status == 200
+    assert WebClient(server).log_in(mailbox_user.address, mailbox_user.password).status == 200, "elsewhere all is well"
+
+
+def test_failures_of_all_services_count_together(server: Server, mailbox_user: MailboxUser) -> None:
+    minute = -1
+    while minute != int(time.time() // 60):
+        minute = int(time.time() // 60)
+        source = source_ip()
+        client = WebClient(server, source=source)
+        limiter = Limiter(settings.MOX_CACHE_URL)
+        for _ in range(10):  # of IMAP, say
+            limiter.count_failed_login(source)
+        answers = [
+            client.log_in(mailbox_user.address, mailbox_user.password),
+            client.log_in("admin", localserve.ADMIN_PASSWORD, ADMIN),
+        ]
+        client.cookies["webmailsession"], client.csrf = "a" * 22, "b" * 22
+        answers.append(client.post(f"{WEBMAIL}logout"))
+    assert {answer.error for answer in answers} == {(429, "user:error", "too many authentication attempts")}
 
 
 def test_attempts_are_recorded_without_any_password(client: WebClient, mailbox_user: MailboxUser) -> None:
