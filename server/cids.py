@@ -11,6 +11,7 @@ import base64
 import itertools
 import os
 import time
+from functools import lru_cache
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from django.conf import settings
@@ -34,6 +35,7 @@ def next_cid() -> int:
     return next(_counter)
 
 
+@lru_cache(maxsize=1024)  # a connection names itself in each reply that refuses, and in each message
 def received_id(cid: int) -> str:
     """The cid as 22 base64url characters: AES-128 of 8 fixed random bytes and the cid, under the installation's key."""
     key, random8 = _key()
