@@ -6,8 +6,9 @@ Django's own ASGI handler makes a thread, and with it a database connection, for
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from typing import Any, Final, TypeAlias
 
 from django.core import signals
@@ -19,7 +20,8 @@ from django.urls import set_script_prefix
 
 from .requests import BadRequest, RequestInfo
 
-BODY_TIMEOUT: Final = 30.0  # seconds for the next piece of a request's body
+BODY_TIMEOUT: Final = 60.0  # seconds for a request's body: 1 MiB over a slow line
+MAX_HELD: Final = 64 << 20  # bytes of bodies in memory at a time; more are refused
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -35,6 +37,10 @@ class BodyTimeout(Exception):
     """The rest of the request did not come."""
 
 
+class Overloaded(Exception):
+    """So much is being sent to this process that it has no room for more."""
+
+
 class Disconnected(Exception):
     """The client went away before it sent all of the request."""
 
@@ -46,17 +52,18 @@ class DjangoHandler(BaseHandler):
         super().__init__()
         self.load_middleware()
         self._call = call
+        self._bodies = Bodies()
 
     async def answer(
         self, scope: Scope, receive: Receive, send: Send, info: RequestInfo, urlconf: str, most: int
     ) -> None:
         """Answer a request with the views of ``urlconf``; ``most``: bytes that its body may have.
 
-        Raises BodyTooLarge, BodyTimeout, Disconnected, BadRequest.
+        Raises BodyTooLarge, BodyTimeout, Disconnected, Overloaded, BadRequest.
         """
-        body = await read_body(scope, receive, most)
         scope["mox"] = info
-        response: HttpResponse = await self._call(self._respond, scope, body, urlconf)
+        async with self._bodies.read(scope, receive, most) as body:
+            response: HttpResponse = await self._call(self._respond, scope, body, urlconf)
         if info.delay:
             await asyncio.sleep(info.delay)
         headers = [(name.lower().encode("ascii"), value.encode("latin-1")) for name, value in response.items()]
@@ -80,23 +87,43 @@ class DjangoHandler(BaseHandler):
         return response
 
 
-async def read_body(scope: Scope, receive: Receive, most: int) -> bytes:
-    """The whole body. Raises BodyTooLarge, BodyTimeout, Disconnected."""
-    for name, value in scope["headers"]:
-        if name == b"content-length" and int(value) > most:  # a number: the HTTP parser looked at it
-            raise BodyTooLarge
-    parts = []
-    size = 0
-    while True:
+class Bodies:
+    """Bodies of requests on their way in, for one process: bounded together, since anybody may send them."""
+
+    def __init__(self) -> None:
+        self._held = 0  # bytes
+
+    @contextlib.asynccontextmanager
+    async def read(self, scope: Scope, receive: Receive, most: int) -> AsyncIterator[bytes]:
+        """The whole body, as long as it is needed. Raises BodyTooLarge, BodyTimeout, Disconnected, Overloaded."""
+        for name, value in scope["headers"]:
+            if name == b"content-length" and int(value) > most:  # a number: the HTTP parser looked at it
+                raise BodyTooLarge
+        parts: list[bytes] = []
+        size = 0
         try:
-            message = await asyncio.wait_for(receive(), BODY_TIMEOUT)
-        except TimeoutError:
-            raise BodyTimeout from None
+            try:
+                async with asyncio.timeout(BODY_TIMEOUT):
+                    async for part in _parts(receive):
+                        parts.append(part)
+                        size += len(part)
+                        self._held += len(part)
+                        if size > most:
+                            raise BodyTooLarge
+                        if self._held > MAX_HELD:
+                            raise Overloaded
+            except TimeoutError:
+                raise BodyTimeout from None
+            yield b"".join(parts)
+        finally:
+            self._held -= size
+
+
+async def _parts(receive: Receive) -> AsyncIterator[bytes]:
+    while True:
+        message = await receive()
         if message["type"] == "http.disconnect":
             raise Disconnected
-        parts.append(message.get("body", b""))
-        size += len(parts[-1])
-        if size > most:
-            raise BodyTooLarge
+        yield message.get("body", b"")
         if not message.get("more_body"):
-            return b"".join(parts)
+            return

@@ -23,7 +23,7 @@ from server.connections import current_cid, panic_total
 from server.models import EndpointKind
 from server.ratelimit import Limiter
 
-from .handler import BodyTimeout, BodyTooLarge, Disconnected, DjangoHandler, Message, Receive, Scope, Send
+from .handler import BodyTimeout, BodyTooLarge, Disconnected, DjangoHandler, Message, Overloaded, Receive, Scope, Send
 from .listeners import HTTPSocket, Listeners
 from .requests import (
     MAX_HEADER_SIZE,
@@ -99,6 +99,9 @@ class Pipeline:
             await exchange.plain(HTTPStatus.REQUEST_ENTITY_TOO_LARGE, "the request is too large", close=True)
         except BodyTimeout:
             await exchange.plain(HTTPStatus.REQUEST_TIMEOUT, "the rest of the request did not come", close=True)
+        except Overloaded:
+            log.warning("too much is sent at a time, request refused", extra={"remote": exchange.remote})
+            await exchange.plain(HTTPStatus.SERVICE_UNAVAILABLE, "too busy, try again in a moment", close=True)
         except Disconnected:
             log.debug("client went away", extra={"remote": exchange.remote})
         except Exception:

@@ -15,7 +15,6 @@ from accounts.login import LoginContext, LoginOutcome, login_service
 from accounts.models import LoginSession
 from accounts.sessions import Refusal, SessionRefused
 from server.db import DatabaseBusy
-from server.login_attempts import UNKNOWN_ACCOUNT
 from server.models import LoginResult
 
 from .errors import Code, Problem
@@ -102,5 +101,5 @@ def _used(request: HttpRequest, interface: Interface, session: LoginSession) -> 
     if extended:
         # Recorded as often as it is written, not for each of the many requests of a page.
         account_name = RECORDED_AS if session.account is None else session.account.name
-        outcome = LoginOutcome(LoginResult.OK, session.login_address, account_name=account_name or UNKNOWN_ACCOUNT)
+        outcome = LoginOutcome(LoginResult.OK, session.login_address, account_name=account_name)
         login_service().conclude(outcome, context_of(request, interface, "websession"))

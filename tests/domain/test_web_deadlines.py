@@ -13,19 +13,22 @@ from typing import Any
 
 import pytest
 
-from web import server
-from web.handler import Receive, Scope, Send, read_body
+from web import handler, server
+from web.handler import Bodies, BodyTimeout, BodyTooLarge, Overloaded, Receive, Scope, Send
 from web.listeners import HTTPSocket, Listeners
 
 SHORT = 0.3  # seconds
 LONG = 20.0
 
 
+bodies = Bodies()
+
+
 async def echo_size(scope: Scope, receive: Receive, send: Send) -> None:
     """Takes the body; answers with as many bytes as the path says."""
-    await read_body(scope, receive, 1 << 20)
-    await send({"type": "http.response.start", "status": 200, "headers": []})
-    await send({"type": "http.response.body", "body": b"x" * int(scope["path"].strip("/") or 0)})
+    async with bodies.read(scope, receive, 1 << 20):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"x" * int(scope["path"].strip("/") or 0)})
 
 
 async def no_database(function: Callable[..., Any], *args: Any) -> Any:
@@ -113,3 +116,41 @@ def test_who_does_not_read_the_answer_is_cut_off(address: tuple[str, int]) -> No
             while block := client.recv(1 << 20):
                 received += len(block)
         assert received < 50_000_000
+
+
+def sender(*parts: bytes, then_wait: bool = False) -> Receive:
+    """A client that sends these pieces of a body, and perhaps never the rest."""
+    left = list(parts)
+
+    async def receive() -> dict[str, Any]:
+        if not left:
+            await asyncio.Event().wait()
+        part = left.pop(0)
+        return {"type": "http.request", "body": part, "more_body": bool(left) or then_wait}
+
+    return receive
+
+
+async def taken(bodies: Bodies, receive: Receive) -> int:
+    async with bodies.read({"headers": []}, receive, 100) as body:
+        return len(body)
+
+
+def test_bodies_are_bounded_in_size_time_and_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handler, "BODY_TIMEOUT", SHORT)
+    monkeypatch.setattr(handler, "MAX_HELD", 250)
+
+    async def clients() -> None:
+        bodies = Bodies()
+        assert await taken(bodies, sender(b"x" * 60, b"x" * 40)) == 100
+        with pytest.raises(BodyTooLarge):
+            await taken(bodies, sender(b"x" * 60, b"x" * 41))
+        slow = [asyncio.create_task(taken(bodies, sender(b"x" * 100, then_wait=True))) for _ in range(2)]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        with pytest.raises(Overloaded):
+            await taken(bodies, sender(b"x" * 60))
+        assert [type(e) for e in await asyncio.gather(*slow, return_exceptions=True)] == [BodyTimeout, BodyTimeout]
+        assert await taken(bodies, sender(b"x" * 60)) == 60, "what was held is free again"
+
+    asyncio.run(clients())

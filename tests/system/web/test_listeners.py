@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from mox_project import localserve
+from server.models import ServerSettings
 from server.selfsigned import make_self_signed
 from server.version import VERSION
 from tests.system.servers import Server
 from tests.system.web.client import ADMIN, WEBMAIL, Answer, WebClient, changed, wait_for
+from web.listeners import SNAPSHOT_AGE
 
 OwnServer = Callable[[], Server]
 
@@ -251,6 +253,18 @@ def test_a_client_that_asks_too_often_is_refused(server: Server) -> None:
     if statuses.count(404) == 1000:
         assert set(statuses) == {404, 429}
     assert WebClient(server).get(WEBMAIL).status == 200, "others are served"
+
+
+def test_the_limit_can_be_switched_off(server: Server) -> None:
+    client = WebClient(server)
+    ServerSettings.objects.update(http_rate_limits=False)
+    try:
+        wait_for(client, "/nothing", 404)
+        time.sleep(2 * SNAPSHOT_AGE)  # for every process to have looked
+        with ThreadPoolExecutor(8) as pool:
+            assert set(pool.map(lambda _: client.get("/nothing").status, range(1100))) == {404}
+    finally:
+        ServerSettings.objects.update(http_rate_limits=True)
 
 
 # What is written down.
