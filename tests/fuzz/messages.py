@@ -151,7 +151,8 @@ def transfer(data: bytes) -> None:
         whole = decode(data, encoding)
         pieces = (data[at : at + size] for at in range(0, len(data), size))
         assert b"".join(decode_stream(pieces, encoding)) == whole
-    assert decoded_base64_size(data) == len(decode(data, "base64"))
+    pieces = (data[at : at + size] for at in range(0, len(data), size))
+    assert decoded_base64_size(pieces) in (None, len(decode(data, "base64")))
 
 
 def charset(data: bytes) -> None:

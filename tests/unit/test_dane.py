@@ -201,7 +201,6 @@ def test_keys_of_other_kinds(key: rsa.RSAPrivateKey | ed25519.Ed25519PrivateKey)
         (TLSA(3, 0, 0, tlsa(LEAF, 3, 1, 0).data), False),
         (TLSA(3, 1, 0, LEAF.der), False),
     ],
-    ids=str,
 )
 def test_records_without_a_meaning_are_not_used(record: TLSA, usable: bool) -> None:
     assert is_usable(record) is usable
