@@ -6,14 +6,16 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from . import dkim, dsn, imap, messages, names, sasl, smtp
+from . import dkim, dsn, imap, messages, names, policies, sasl, smtp
 
 pytestmark = pytest.mark.fuzz
 
 MAX_LONG = 100  # inputs of 64 KiB
 
 TARGETS = {
-    target.name: target for module in (messages, names, smtp, imap, dkim, sasl, dsn) for target in module.TARGETS
+    target.name: target
+    for module in (messages, names, smtp, imap, dkim, sasl, dsn, policies)
+    for target in module.TARGETS
 }
 
 
