@@ -240,7 +240,7 @@ TARGETS = [
         "header section", header_section, MESSAGES, [b":", b" ", b"\t", b"\r\n", b"\n", b"\r", b"a", b"\0", b"X: y\r\n"]
     ),
     Target("header text", header_text, FIELDS, WORDS),
-    Target("addresses", addresses, FIELDS, [*ADDRESS, *WORDS[:3]], seconds_per_mib=8),
+    Target("addresses", addresses, FIELDS, [*ADDRESS, *WORDS[:3]], seconds_per_mib=16),
     Target("parameters", parameterized, FIELDS, [*PARAMETERS, *WORDS[:2]]),
     Target(
         "date",
