@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final
 
-from prometheus_client import Histogram
+from prometheus_client import Counter, Histogram
 
 from protocols import metrics
 
@@ -26,6 +26,14 @@ _histograms: Final = {
         ("mox_dmarc_verify_duration_seconds", "Seconds of DMARC checks.", ("status", "reject", "use"), _SHORT),
         ("mox_dnsbl_lookup_duration_seconds", "Seconds of asking blocklists.", ("zone", "status"), _SHORT),
         ("mox_mtasts_get_duration_seconds", "Seconds of getting MTA-STS policies.", ("result",), _FETCH),
+        ("mox_tlsrpt_lookup_duration_seconds", "Seconds of looking up where TLS reports go.", ("result",), _LONG),
+    )
+}
+_counters: Final = {
+    name: Counter(name, text)
+    for name, text in (
+        ("mox_dane_verify_total", "Certificates checked by DANE."),
+        ("mox_dane_verify_errors_total", "Certificates that DANE refused."),
     )
 }
 
@@ -36,6 +44,8 @@ def use() -> None:
 
 
 def _observe(name: str, seconds: float, labels: Mapping[str, str]) -> None:
-    histogram = _histograms.get(name)
+    histogram, counter = _histograms.get(name), _counters.get(name)
+    if counter is not None:
+        counter.inc()
     if histogram is not None:
         histogram.labels(**labels).observe(seconds)
