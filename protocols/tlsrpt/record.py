@@ -132,4 +132,4 @@ async def _lookup(resolver: Resolver, name: str, timeout: float) -> tuple[TlsRpt
 def _uri(text: str) -> str:
     if not _URI.fullmatch(text):
         raise BadTagList(f"rua: expected a URI with its scheme, not {text[:60]!a}")
-    return text
+    return text.translate(_ESCAPES)

@@ -1,17 +1,26 @@
-"""What domains publish about their mail, as records and as policies; and the fields of DKIM, SPF and ARC."""
+"""What domains publish about their mail, as records and as policies; the fields of DKIM, SPF and ARC; TLS reports."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from ipaddress import ip_address
 from typing import Protocol
 
-from protocols import dmarc, mtasts, spf, tlsrpt
+from protocols import dane, dmarc, mtasts, spf, tlsrpt
 from protocols.arc.chain import BrokenChain, has_sets, is_marked_failed, newest_instance, read_chain
 from protocols.dkim import DkimError, HeaderSection, parse_signature
+from protocols.dns import TLSA, MockResolver
 from protocols.dns.servers import parse_resolv_conf, parse_servers
+from protocols.names import Domain, IPDomain
+from protocols.smtpsyntax import Path
+from tests.unit.certificates import certify, root
 
 from .targets import Target
+
+SENDER = IPDomain(domain=Domain("sender.example"))
+CLIENT = spf.SpfArgs(ip_address("192.0.2.1"), Path("a-b.c", SENDER), SENDER, Domain("mx.example"))
+LEAF = certify("mx.example", issuer=root())
 
 
 class Record(Protocol):
@@ -33,6 +42,33 @@ def policy(data: bytes) -> None:
     with contextlib.suppress(mtasts.StsError):
         read = mtasts.parse_policy(data.decode("utf-8", "replace"))
         assert mtasts.parse_policy(read.text()) == read
+
+
+def spf_check(data: bytes) -> None:
+    """The record as a policy, and as the one that it may include."""
+    resolver = MockResolver({"ptr 192.0.2.1": ["x.example."], "a x.example.": ["192.0.2.1"]})
+    for name in ("sender.example", "x.example"):
+        resolver.add(f"txt {name}.", data)
+    result = spf.verify_sync(resolver, CLIENT)
+    for text in (result.error, result.explanation):
+        assert text.isascii()
+        assert text.isprintable()
+    assert result.dns_lookups <= 11
+
+
+def tls_report(data: bytes) -> None:
+    with contextlib.suppress(tlsrpt.BadReport):
+        report = tlsrpt.parse_report(data)
+        assert tlsrpt.parse_report(report.to_json().encode()) == report
+
+
+def tlsa(data: bytes) -> None:
+    """The first bytes are a record's numbers, the rest is its data and a certificate."""
+    usage, selector, matching = (number % 4 for number in data[:3].ljust(3, b"\0"))
+    records = [TLSA(usage, selector, matching, data[3:]), TLSA(2, 0, 0, root().der)]
+    for chain in ([LEAF.der, data[3:]], [data[3:], LEAF.der]):
+        dane.verify(records, chain, [Domain("mx.example")], usages=range(4))
+    assert dane.verify(records, [LEAF.der], [Domain("mx.example")]).verified
 
 
 def received_spf(data: bytes) -> None:
@@ -154,8 +190,18 @@ SERVERS = [
     b",",
     b"#",
 ]
+REPORT = (
+    b'{"organization-name":"a","date-range":{"start-datetime":"2031-03-01T00:00:00Z","end-datetime":'
+    b'"2031-03-01T23:59:59"},"contact-info":"c","report-id":"d","policies":[{"policy":{"policy-type":"sts",'
+    b'"policy-string":["e"],"policy-domain":"f","mx-host":"g"},"summary":{"total-successful-session-count":1,'
+    b'"total-failure-session-count":"2"},"failure-details":[{"result-type":"h","failed-session-count":3}]}]}'
+)
+JSON = [b"{", b"}", b"[", b"]", b",", b'"', b"\\", b":", b"1", b"null", b"\x1f\x8b"]
 
 TARGETS = [
+    Target("SPF check", spf_check, SPF, TERMS),
+    Target("TLS report", tls_report, [REPORT], JSON),
+    Target("TLSA", tlsa, [bytes(3) + LEAF.der, b"\2\0\0" + root().der], [b"\x30", b"\x82", b"\xff", b"\0"], 8192),
     Target("SPF record", record(spf.parse_record, spf.BadRecord), SPF, TERMS),
     Target("Received-SPF", received_spf, RECEIVED, WORDS),
     Target("DMARC record", record(dmarc.parse_record, dmarc.BadRecord), DMARC, TAGS),

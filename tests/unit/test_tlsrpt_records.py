@@ -24,6 +24,7 @@ from protocols.tlsrpt import ErrorKind, TlsRptError, TlsRptRecord, lookup, parse
             "v=TLSRPTv1 ; rua = https://a.example/v1?x=y , mailto:b%2Cc@example.com; rua=mailto:d@example.com ;",
             TlsRptRecord((("https://a.example/v1?x=y", "mailto:b%2Cc@example.com"), ("mailto:d@example.com",))),
         ),
+        ("v=TLSRPTv1;rua=mailto:a!10m@example.com", TlsRptRecord((("mailto:a%2110m@example.com",),))),
         (
             "v=TLSRPTv1; x=1; rua=mailto:a@example.com; x=2",
             TlsRptRecord((("mailto:a@example.com",),), (("x", "1"), ("x", "2"))),
@@ -104,9 +105,7 @@ def test_without_an_answer_it_is_not_known() -> None:
 def test_any_text_is_a_record_or_a_bad_record(text: str) -> None:
     with contextlib.suppress(TlsRptError):
         record = parse_record(text.encode())
-        again = parse_record(record.compose().encode())
-        assert again.ruas == tuple(tuple(uri.replace("!", "%21") for uri in uris) for uris in record.ruas)
-        assert again.extensions == record.extensions
+        assert parse_record(record.compose().encode()) == record
 
 
 @pytest.mark.parametrize("text", ["rua=" + "a+" * 4000, "rua=" + "a:b," * 2000, "x=1;" * 2000, "rua=" + "," * 8000])
