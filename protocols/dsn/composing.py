@@ -43,7 +43,8 @@ def compose(dsn: Dsn, remote_smtputf8: bool) -> bytes:
     """The message, from its From field on; signing it and fields in front of it are the caller's.
 
     In UTF-8 (RFC 6533) if the original needed SMTPUTF8 and the reader's server takes it, else in ASCII. Raises
-    DsnError without Message-Id or recipients, BadHeaderText for a subject, Message-Id or address with a line end.
+    DsnError without Message-Id, recipients or the name of the server that reports; BadHeaderText for a Message-Id or
+    address with a line end in it, and for a Message-Id outside ASCII in a notification in ASCII.
     """
     if not dsn.message_id:
         raise DsnError("missing message-id")

@@ -14,7 +14,7 @@ from protocols.message.charset import decode_bytes
 from protocols.message.dates import parse_date
 from protocols.message.encodedwords import one_line
 from protocols.message.errors import MessageError
-from protocols.message.headers import iter_headers
+from protocols.message.headers import iter_headers, without_comments
 from protocols.message.parser import parse as parse_message
 from protocols.message.source import Readable, Source, as_source
 from protocols.message.structure import Envelope, Part
@@ -53,19 +53,17 @@ def parse(source: Readable, *, strict: bool = False) -> tuple[Dsn, Part]:
         message = parse_message(source, strict=strict)
     except MessageError as error:
         raise DsnError(str(error)) from error
-    said = f"{message.media_type}/{message.media_subtype}".lower() if message.media_type else "text/plain"
-    if said != "multipart/report":
-        raise DsnError(f"message has content-type {said}, must be multipart/report")
+    if (message.media_type, message.media_subtype) != ("MULTIPART", "REPORT"):
+        raise DsnError(f"message has content-type {_type(message)}, must be multipart/report")
     report_type = message.params.get("report-type", "" if strict else "delivery-status").lower()
     if report_type not in ("delivery-status", "global-delivery-status"):
-        raise DsnError(f"report-type {report_type!r}, must be delivery-status")
+        raise DsnError(f"report-type {report_type[:64]!r}, must be delivery-status")
     if len(message.parts) not in (2, 3):
         raise DsnError(f"multipart/report of {len(message.parts)} parts, must be 2 or 3")
     text, status, *original = message.parts
     is_utf8 = _STATUS_TYPES.get(status.media_subtype) if status.media_type == "MESSAGE" else None
     if is_utf8 is None:
-        said = f"{status.media_type}/{status.media_subtype}".lower()
-        raise DsnError(f"second part has content-type {said}, must be message/delivery-status")
+        raise DsnError(f"second part has content-type {_type(status)}, must be message/delivery-status")
     data = _content(status, source)
     if len(data) > MAX_PART:
         raise DsnError(f"delivery status larger than {MAX_PART} bytes")
@@ -154,7 +152,7 @@ class _Block:
         original_text = self.take("Original-Recipient")
         if not final_text and not original_text:
             raise DsnError('missing "Final-Recipient"')
-        action = _without_comments(self.take("Action", required=True)).lower()
+        action = without_comments(self.take("Action", required=True)).strip(" ").lower()
         if action not in _ACTIONS:
             raise DsnError(f"unknown action {action[:64]!r}")
         status, status_comment = self._status()
@@ -232,7 +230,7 @@ class _Block:
         if match is None and self._strict:
             raise DsnError(f"address without type: {value[:64]!r}")
         address = value[match.end() :].strip(" ") if match is not None else value
-        for text in (address, _without_comments(address)):  # parentheses may be in quotes
+        for text in (address, without_comments(address).strip(" ")):  # parentheses may be in quotes
             text = text.removeprefix("<").removesuffix(">")
             try:
                 return _mailbox(_CHARACTER.sub(_character, text))
@@ -267,19 +265,6 @@ def _character(match: re.Match[str]) -> str:
     return chr(code) if code <= 0x10FFFF and not 0xD800 <= code <= 0xDFFF else match[0]
 
 
-def _without_comments(text: str) -> str:
-    kept: list[str] = []
-    depth = 0
-    for character in text:
-        if character == "(":
-            depth += 1
-        elif character == ")" and depth:
-            depth -= 1
-        elif not depth:
-            kept.append(character)
-    return "".join(kept).strip(" ")
-
-
 def _header_path(addresses: tuple[EnvAddress, ...]) -> Path:
     """The first address of a header field, the null path if there is none."""
     for address in addresses:
@@ -304,8 +289,13 @@ def _original(part: Part, source: Source, strict: bool) -> bytes | None:
     if (part.media_type, part.media_subtype) in _ORIGINAL_TYPES:
         return _content(part, source)
     if strict:
-        raise DsnError(f"third part has content-type {part.media_type}/{part.media_subtype}".lower())
+        raise DsnError(f"third part has content-type {_type(part)}, must be that of a header or message")
     return None
+
+
+def _type(part: Part) -> str:
+    """Its type as an error names it."""
+    return f"{part.media_type}/{part.media_subtype}".lower()[:64] if part.media_type else "text/plain"
 
 
 def _content(part: Part, source: Source) -> bytes:

@@ -6,6 +6,8 @@ import re
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Final
 
+from .headers import without_comments
+
 MAX_DATE: Final = 200  # characters looked at; no date needs more
 
 MONTHS: Final = ("Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec")
@@ -27,7 +29,7 @@ def parse_date(value: str) -> datetime | None:
     A zone of 24 hours and more is left out, the time converted to UTC as far as it goes; comments are ignored.
     """
     if "(" in value:
-        value = _without_comments(value[: 4 * MAX_DATE])
+        value = without_comments(value[: 4 * MAX_DATE])
     words: list[str] = _WORDS.findall(value[:MAX_DATE].replace(",", " "))
     if words and not words[0][0].isdigit():
         words = words[1:]  # day of the week
@@ -73,16 +75,3 @@ def _offset(zone: str) -> int:
         minutes = int(digits[:2]) * 60 + int(digits[2:])
         return -minutes if zone[0] == "-" else minutes
     return _ZONES.get(zone.lower(), 0) * 60
-
-
-def _without_comments(value: str) -> str:
-    kept: list[str] = []
-    depth = 0
-    for character in value:
-        if character == "(":
-            depth += 1
-        elif character == ")" and depth:
-            depth -= 1
-        elif not depth:
-            kept.append(character)
-    return "".join(kept)

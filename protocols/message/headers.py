@@ -82,6 +82,20 @@ def unfold(raw: bytes) -> bytes:
     return raw.strip(b" \t\r")
 
 
+def without_comments(text: str) -> str:
+    """A structured value without its comments (RFC 5322 3.2.2)."""
+    kept: list[str] = []
+    depth = 0
+    for character in text:
+        if character == "(":
+            depth += 1
+        elif character == ")" and depth:
+            depth -= 1
+        elif not depth:
+            kept.append(character)
+    return "".join(kept)
+
+
 def collect_fields(lines: list[bytes], wanted: Collection[bytes]) -> dict[bytes, list[bytes]]:
     """The unfolded values of the fields with a name in `wanted` (lower case), from lines without their line ends."""
     found: dict[bytes, list[bytes]] = {}
