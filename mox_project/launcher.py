@@ -24,7 +24,8 @@ from pathlib import Path
 from types import FrameType
 from typing import Any, Final, NoReturn
 
-from . import permissions, portholders
+from . import permissions, portholders, tcp
+from .child import end_with_parent
 from .environment import load_for_launch
 from .problem import EnvironmentProblem
 
@@ -32,10 +33,7 @@ UMASK: Final = 0o007
 ANSWER_MAX: Final = 1 << 20  # bytes of the list of addresses
 ANSWER_TIMEOUT: Final = 600.0  # seconds: a database may be copied and migrated before
 ADDRESSES_MAX: Final = 1000
-FIRST_DESCRIPTOR: Final = 3  # of the sockets that are handed over, as in sd_listen_fds(3)
-BACKLOG: Final = 512
 FORWARDED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-_PR_SET_PDEATHSIG: Final = 1
 _PR_SET_NO_NEW_PRIVS: Final = 38
 
 
@@ -60,8 +58,8 @@ def launch(argv: Sequence[str]) -> int:
         permissions.ensure(environment.data_dir.resolve(), user.uid, user.gid)
     variables = _variables(user, environment.data_dir)
     addresses = checked_addresses(_ask_listeners(argv, user, variables))
-    sockets = [_bound(ip, port) for ip, port in addresses]
-    return _run(argv, user, {**variables, "MOX_SOCKETS": ",".join(_joined(*a) for a in addresses)}, sockets)
+    sockets = [_listening(ip, port) for ip, port in addresses]
+    return _run(argv, user, {**variables, "MOX_SOCKETS": ",".join(tcp.join_address(*a) for a in addresses)}, sockets)
 
 
 def find_user(name: str) -> User:
@@ -145,20 +143,13 @@ def _ask_listeners(argv: Sequence[str], user: User, variables: Mapping[str, str]
     return answer
 
 
-def _bound(ip: str, port: int) -> socket.socket:
-    is_ipv6 = ip_address(ip).version == 6
-    sock = socket.socket(socket.AF_INET6 if is_ipv6 else socket.AF_INET, socket.SOCK_STREAM)
+def _listening(ip: str, port: int) -> socket.socket:
     try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if is_ipv6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((ip, port))
-        sock.listen(BACKLOG)
+        return tcp.listen(ip, port)
     except OSError as exc:
         holder = portholders.holder(port) if exc.errno == errno.EADDRINUSE else ""
         cause = f"{exc.strerror}{f' by {holder}' if holder else ''}"
-        raise EnvironmentProblem(f"cannot bind {_joined(ip, port)}: {cause}") from exc
-    return sock
+        raise EnvironmentProblem(f"cannot bind {tcp.join_address(ip, port)}: {cause}") from exc
 
 
 def _run(argv: Sequence[str], user: User, variables: Mapping[str, str], sockets: Sequence[socket.socket]) -> int:
@@ -200,7 +191,7 @@ def _become(
     """In a forked child: give up root for good, and go on as another program."""
     try:
         drop_privileges(user)
-        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)  # after the change of user, which clears it
+        end_with_parent()  # set after the change of user, which clears it
         if stdout is not None:
             os.dup2(stdout, 1)
         _hand_over([sock.fileno() for sock in sockets])
@@ -225,27 +216,21 @@ def drop_privileges(user: User) -> None:
         raise RuntimeError("root could be regained after it was given up")
     if os.getgroups() not in ([], [user.gid]):
         raise RuntimeError("groups of root were kept")
-    if os.getresuid() != (user.uid,) * 3 or os.getresgid() != (user.gid,) * 3:
+    if {os.getuid(), os.geteuid()} != {user.uid} or {os.getgid(), os.getegid()} != {user.gid}:
         raise RuntimeError("root was not given up entirely")
-    if sys.platform == "linux" and _prctl(_PR_SET_NO_NEW_PRIVS, 1) != 0:
+    if sys.platform == "linux" and not _forbid_new_privileges():
         raise RuntimeError("the kernel does not promise that no program brings new privileges")
 
 
-def _prctl(option: int, value: int) -> int:
-    """prctl(2); 0 where it succeeded, and where there is none."""
-    with contextlib.suppress(AttributeError):
-        result: int = ctypes.CDLL(None, use_errno=True).prctl(option, ctypes.c_ulong(value), 0, 0, 0)
-        return result
-    return 0
+def _forbid_new_privileges() -> bool:
+    """Whether the kernel promises that no program brings new privileges, setuid root as it may be (Linux)."""
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.prctl(_PR_SET_NO_NEW_PRIVS, ctypes.c_ulong(1), 0, 0, 0) == 0)
 
 
 def _hand_over(descriptors: Sequence[int]) -> None:
     """Put descriptors where the next program looks for them: 3 and up, in order."""
-    above = max([FIRST_DESCRIPTOR + len(descriptors), *(number + 1 for number in descriptors)])
+    above = max([tcp.FIRST_DESCRIPTOR + len(descriptors), *(number + 1 for number in descriptors)])
     copies = [os.dup2(number, above + at, inheritable=False) for at, number in enumerate(descriptors)]
     for at, number in enumerate(copies):
-        os.dup2(number, FIRST_DESCRIPTOR + at, inheritable=True)
-
-
-def _joined(ip: str, port: int) -> str:
-    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
+        os.dup2(number, tcp.FIRST_DESCRIPTOR + at, inheritable=True)

@@ -26,6 +26,7 @@ DEPTH_MAX: Final = 32  # directories within each other that are looked at; ours 
 _OPEN: Final = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _OTHERS_WRITE: Final = stat.S_IWGRP | stat.S_IWOTH
 PROGRAM: Final = Path(__file__).parents[1]
+PACKAGES: Final = ("mox_project", "protocols")  # of which root imports something
 
 
 def ensure(data_dir: Path, uid: int, gid: int) -> None:
@@ -79,7 +80,8 @@ def _ensure_run(top: int | None, path: str, uid: int) -> None:
 
 def _warn_of_program(program: Path) -> None:
     """Root runs these files: nobody else should be able to write them."""
-    for path in (program, *sorted(program.glob("*.py")), *sorted((program / "mox_project").glob("*.py"))):
+    directories = [program, *(program / package for package in PACKAGES)]
+    for path in (*directories, *(file for directory in directories for file in directory.glob("*.py"))):
         found = path.stat()
         if found.st_uid != ROOT or found.st_mode & _OTHERS_WRITE:
             _tell(f"{path} can be changed by others than root, and root runs it: chown root it, chmod go-w it")

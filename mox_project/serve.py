@@ -35,6 +35,7 @@ from .supervisor import ESSENTIAL_STOP_TIMEOUT, STOP_TIMEOUT, ChildProcess, Supe
 
 log = logging.getLogger(__name__)
 
+UMASK: Final = 0o007  # what the server makes is for its user and group
 TEMPORARY_AGE: Final = 24 * 3600  # seconds after which a temporary file is left over from a crash
 OPEN_FILES: Final = 65536  # descriptors of a process, where the system lets it have them
 DELIVERY_STOP_TIMEOUT: Final = 32.0  # seconds: it waits up to 30 for the answer to a message that is sent already

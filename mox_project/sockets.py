@@ -17,11 +17,9 @@ from django.conf import settings
 from server.models import EndpointKind, Listener, ListenerEndpoint
 from web.listeners import HTTPSocket
 
-from . import portholders
+from . import portholders, tcp
 from .mailserver import MailSocket
 
-BACKLOG: Final = 512
-FIRST_DESCRIPTOR: Final = 3  # of those handed over by the launcher or systemd (sd_listen_fds(3))
 MAIL_SERVICES: Final = frozenset({"smtp", "submission", "submissions", "imap", "imaps"})
 HTTP: Final = "http"
 HTTPS: Final = "https"
@@ -51,7 +49,7 @@ class Binding:
 
     @property
     def where(self) -> str:
-        return join_address(self.ip, self.port)
+        return tcp.join_address(self.ip, self.port)
 
 
 def bindings(node: str) -> Iterator[Binding]:
@@ -123,7 +121,7 @@ def open_sockets(
     for binding in found:
         try:
             given = (inherited or {}).get((binding.ip, binding.port))
-            opened.append((binding, _bound(binding) if given is None else given))
+            opened.append((binding, tcp.listen(binding.ip, binding.port) if given is None else given))
         except OSError as exc:
             if skip_unavailable_ipv6 and binding.ip == "::1" and exc.errno != errno.EADDRINUSE:
                 sys.stderr.write("::1 cannot be used on this machine, it is left out\n")
@@ -132,7 +130,7 @@ def open_sockets(
                 sock.close()
             raise BindError(_explained(binding, exc)) from exc
     for _, sock in opened:
-        sock.listen(BACKLOG)
+        sock.listen(tcp.BACKLOG)
         sock.setblocking(False)
     return opened
 
@@ -149,7 +147,7 @@ def inherited_sockets(names: str) -> dict[tuple[str, int], socket.socket]:
     else:
         return {}
     given = {}
-    for descriptor in range(FIRST_DESCRIPTOR, FIRST_DESCRIPTOR + count):
+    for descriptor in range(tcp.FIRST_DESCRIPTOR, tcp.FIRST_DESCRIPTOR + count):
         try:
             os.set_inheritable(descriptor, False)
             sock = socket.socket(fileno=descriptor)
@@ -157,14 +155,10 @@ def inherited_sockets(names: str) -> dict[tuple[str, int], socket.socket]:
         except (OSError, ValueError) as exc:
             raise BindError(f"descriptor {descriptor} was handed over as a socket and is none: {exc}") from exc
         given[str(ip_address(ip)), port] = sock
-    missing = set(names.split(",")) - {join_address(*address) for address in given} if names else set()
+    missing = set(names.split(",")) - {tcp.join_address(*address) for address in given} if names else set()
     if missing:
         raise BindError(f"MOX_SOCKETS={names!r} names {', '.join(sorted(missing))}, which no descriptor is bound to")
     return given
-
-
-def join_address(ip: str, port: int) -> str:
-    return f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}"
 
 
 def mail_sockets(opened: Iterable[tuple[Binding, socket.socket]]) -> list[MailSocket]:
@@ -177,21 +171,6 @@ def http_sockets(opened: Iterable[tuple[Binding, socket.socket]]) -> list[HTTPSo
         for binding, sock in opened
         if not binding.is_mail
     ]
-
-
-def _bound(binding: Binding) -> socket.socket:
-    family = socket.AF_INET6 if binding.is_ipv6 else socket.AF_INET
-    sock = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        if family == socket.AF_INET6:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
-        sock.bind((binding.ip, binding.port))
-        sock.listen(BACKLOG)
-    except OSError:
-        sock.close()
-        raise
-    return sock
 
 
 def _explained(binding: Binding, exc: OSError) -> str:

@@ -220,6 +220,20 @@ def test_several_kinds_and_their_numbers(node: Node) -> None:
     assert node.stop() == 0
 
 
+def test_a_mail_process_runs_by_itself_beside_a_redis(node: Node) -> None:
+    node.start("--only", "beat")
+    assert not greets(node, node.smtp_port)
+    user = [] if os.geteuid() else ["setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups"]
+    words = [*nodes.reaching_python(), *user, sys.executable, str(PROJECT / "manage.py"), "mailserver"]
+    with subprocess.Popen(words, env=node.env, stderr=subprocess.PIPE, text=True) as alone:
+        assert alone.stderr is not None
+        assert 'm="ready to serve"' in alone.stderr.readline()
+        assert greets(node, node.smtp_port)
+        alone.terminate()
+        assert alone.wait(20) == 0
+    assert node.stop() == 0
+
+
 def test_an_unknown_kind_is_a_wrong_use(node: Node) -> None:
     refused = node.mox("listeners", "--only", "mails")
     assert refused.returncode == 2

@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from mox_project import mailserver, serve, sockets
 from mox_project.problem import EnvironmentProblem
-from mox_project.serve import Kind
+from mox_project.serve import UMASK, Kind
 from mox_project.sockets import BindError
 from server import logs
 
@@ -29,7 +29,9 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         environment = settings.MOX
-        os.umask(0o007)
+        if os.geteuid() == 0:
+            raise CommandError("mailserver does not give up root: run mox serve --only mail, or this as another user")
+        os.umask(UMASK)
         serve.prepare_directories(environment, keep_metrics=True)
         try:
             plan = serve.examined({Kind.MAIL})

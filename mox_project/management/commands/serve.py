@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from typing import Any
 
@@ -35,6 +36,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         environment = settings.MOX
         kinds: frozenset[Kind] = options["only"]
+        os.umask(serve.UMASK)
         try:
             # Held, like the sockets, by this process and its children until the last of them has ended.
             claimed = supervisor.lock(environment.run_dir)
