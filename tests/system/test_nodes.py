@@ -19,6 +19,7 @@ from imapclient import IMAPClient
 
 from mox_project import embedded_redis
 from tests import installation
+from tests.nameservers import Signing, Zone, name_servers, needs_name_servers
 from tests.system import nodes
 from tests.system.nodes import ADDRESS, PASSWORD, Node
 
@@ -31,6 +32,13 @@ KINDS = {
     "maintenance-a": "worker-maintenance",
     "beat-a": "beat",
 }
+
+
+# The names of the two sides: servers ask for those of who greets them, and of senders.
+ZONE = Zone("example.", "remote A 192.0.2.1\ntest MX 10 mail.test\nmail.test A 192.0.2.2", Signing.NONE)
+
+# Seven servers start at once: that takes its time on a busy machine.
+pytestmark = [needs_name_servers, pytest.mark.timeout(400)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +77,20 @@ def redis_url(open_directory: Path) -> Iterator[str]:
 
 
 @pytest.fixture(scope="module")
-def cluster(open_directory: Path, redis_url: str) -> Iterator[Cluster]:
+def resolver(open_directory: Path) -> Iterator[str]:
+    with name_servers(open_directory / "dns", f"127.0.{installation.worker_number()}.54", [ZONE]) as running:
+        yield str(running.resolver)
+
+
+@pytest.fixture(scope="module")
+def cluster(open_directory: Path, redis_url: str, resolver: str) -> Iterator[Cluster]:
     """All nodes, running; they share secrets, database, Redis and the directory of large content."""
     shared = {
         "MOX_DATABASE_URL": installation.start_postgresql(open_directory / "postgresql"),
         "MOX_CACHE_URL": f"{redis_url}/1",
         "MOX_BROKER_URL": f"{redis_url}/0",
         "MOX_CHANNEL_URL": f"{redis_url}/2",
+        "MOX_DNS_RESOLVERS": resolver,
         "MOX_STORAGE_URL": f"file://{open_directory / 'content'}",
         "MOX_SECRET_KEY": "a" * 64,
         "MOX_ENCRYPTION_KEYS": "c2hhcmVkIGJ5IGFsbCBub2RlcyBvZiB0aGlzIHRlc3Q=",
@@ -127,7 +142,7 @@ def message(subject: str, to: str = ADDRESS, size: int = 0) -> EmailMessage:
 
 
 def deliver(node: Node, sent: EmailMessage) -> None:
-    with smtplib.SMTP(node.ip, node.smtp_port, timeout=30) as client:
+    with smtplib.SMTP(node.ip, node.smtp_port, "remote.example", timeout=30) as client:
         client.send_message(sent, "sender@remote.example", [ADDRESS])
 
 
