@@ -7,6 +7,7 @@ Handshakes run without verification, so that PKIX and DANE are looked at side by
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ class Roots:
         if now is not None:
             roots._store.set_time(now.astimezone(UTC))
         for certificate in anchors:
-            roots._store.add_cert(crypto.X509.from_cryptography(certificate))
+            with contextlib.suppress(crypto.Error):  # OpenSSL reads with stricter eyes: then it vouches for nothing
+                roots._store.add_cert(crypto.X509.from_cryptography(certificate))
         return roots
 
     def path(self, chain: Sequence[x509.Certificate]) -> list[x509.Certificate] | TLSProblem:
