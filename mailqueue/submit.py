@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import IO, Final
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -121,14 +121,18 @@ class Prepared:
         fromids.take([from_id for from_id in self.from_ids if from_id], now)
         blob_id = blobs.insert(self.blob)
         ids: list[int] = []
+        next_attempt = self.request.not_before or now
+        is_to_go = False  # a row that is not on hold
         shared = len(addresses) > 1 and len(set(self.mail_froms)) == 1
         for mail_from, from_id, recipient in zip(self.mail_froms, self.from_ids, self.request.recipients, strict=True):
             sender_ascii, sender_domain = domain_texts(mail_from)
             rcpt_ascii, rcpt_domain = domain_texts(recipient)
+            hold = holds.matches(account.pk, sender_domain, rcpt_domain)
+            is_to_go |= not hold
             values = {
                 "base_id": ids[0] if shared and ids else 0,
                 "queued": now,
-                "hold": holds.matches(account.pk, sender_domain, rcpt_domain),
+                "hold": hold,
                 "account_id": account.pk,
                 "account_name": account.name,
                 "sender_localpart": mail_from.localpart,
@@ -138,7 +142,7 @@ class Prepared:
                 "rcpt_domain": rcpt_domain,
                 "rcpt_domain_ascii": rcpt_ascii,
                 "max_attempts": self.request.max_attempts,
-                "next_attempt": self.request.not_before or now,
+                "next_attempt": next_attempt,
                 "has_8bit": self.request.has_8bit,
                 "smtputf8": self.smtputf8,
                 "size": len(self.prefix) + self.blob.size,
@@ -160,7 +164,8 @@ class Prepared:
             limits.record(account.pk, addresses, now)
         for function in join:
             function(tx, ids)
-        wakeup.on_commit()
+        if is_to_go:
+            wakeup.on_commit(max(next_attempt - now, timedelta(0)))
         return ids
 
     def discard(self) -> None:

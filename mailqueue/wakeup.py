@@ -61,9 +61,9 @@ class _Publisher:
 _publisher = _Publisher()
 
 
-def on_commit() -> None:
-    """Wake the workers once the transaction under way is committed."""
-    transaction.on_commit(now)
+def on_commit(wait: timedelta = timedelta(0)) -> None:
+    """Wake the workers once the transaction under way is committed, or a while after that: see after()."""
+    transaction.on_commit(lambda: after(wait))
 
 
 def now() -> None:
