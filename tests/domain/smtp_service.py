@@ -49,7 +49,7 @@ class Service:
     ) -> None:
         self._name = name
         self._resolver = resolver or known_world()
-        self.listener = _changed(Listener.objects.get(), listener)
+        self.listener = _changed(Listener.objects.get(name="local"), listener)
         self.settings = _changed(ServerSettings.current(), {"localserve": False, "pedantic": False, **server})
         self._limiter = limiter or Limiter(settings.MOX_CACHE_URL)  # the process's own belongs to one event loop
         self._stop: Callable[[], object] | None = None

@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from tests.system.servers import PROJECT, Server
+from tests.system.servers import PROJECT, START_TIMEOUT, Server
 
 OwnServer = Callable[[], Server]
 
@@ -101,7 +101,7 @@ def test_a_directory_that_is_served_already_is_refused(server: Server) -> None:
 def test_an_address_in_use_is_named(server: Server, own_server: OwnServer) -> None:
     other = own_server()
     other.start("--ip", server.ip, wait=False)
-    assert other.wait_for_end() == 1
+    assert other.wait_for_end(START_TIMEOUT) == 1
     assert re.search(rf"cannot bind {server.ip}:1025 for smtp: process \d+ \(python\S*\) listens there", other.tail())
 
 

@@ -130,7 +130,7 @@ def _answer(response: http.client.HTTPResponse) -> Answer:
 @contextlib.contextmanager
 def changed(kind: str, **values: object) -> Iterator[None]:
     """The plain HTTP endpoint of a kind with other settings, for a while."""
-    endpoint = ListenerEndpoint.objects.filter(kind=kind, tls=False)
+    endpoint = ListenerEndpoint.objects.filter(listener__name="local", kind=kind, tls=False)
     before = endpoint.values(*values).get()
     endpoint.update(**values)
     try:
