@@ -127,6 +127,9 @@ def _answer(response: http.client.HTTPResponse) -> Answer:
     return Answer(response.status, headers, response.read(), dict(cookies))
 
 
+POLL = 0.1  # seconds between looks: requests are limited, and a quick machine makes hundreds in a second
+
+
 @contextlib.contextmanager
 def changed(kind: str, **values: object) -> Iterator[None]:
     """The plain HTTP endpoint of a kind with other settings, for a while."""
@@ -144,5 +147,10 @@ def wait_for(client: WebClient, path: str, status: int) -> None:
     deadline = time.monotonic() + 20
     in_a_row = 0
     while in_a_row < 8:  # whichever process answers
-        in_a_row = in_a_row + 1 if client.get(path).status == status else 0
-        assert time.monotonic() < deadline, f"{path} is not answered with {status}"
+        answered = client.get(path).status
+        if answered == status:
+            in_a_row += 1
+            continue
+        in_a_row = 0
+        assert time.monotonic() < deadline, f"{path} is answered with {answered}, not {status}"
+        time.sleep(POLL)
