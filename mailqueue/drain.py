@@ -23,7 +23,6 @@ from protocols.smtpsyntax import Path
 from server import faults
 from server.connections import panic_total
 from server.models import ServerSettings
-from store.content import Reader
 
 from . import leases, results
 from .journal import Entry, Journal
@@ -170,9 +169,7 @@ class Drain:
 
     async def _transmit(self, session: Session, members: Sequence[Claimed], delivering: _Delivering) -> Delivery:
         message = members[0].message
-        data = bytes(message.blob.data) if message.blob.data is not None else None
-        what = f"queued message {message.pk}"
-        with Reader(bytes(message.prefix), message.blob.size, data, message.blob.storage_name, what) as content:
+        with message.reader() as content:
             self._interruptible = True
             try:
                 self._check_stop()

@@ -19,7 +19,7 @@ from django.db.models import Q, QuerySet
 from prometheus_client import Counter
 
 from server import db
-from server.statements import ModelStatement
+from server.statements import ModelStatement, run
 from store import rows as store_rows
 from store.models import Blob
 
@@ -103,8 +103,7 @@ def claim_due() -> list[Lease]:
         return []
     with db.write():
         if connection.vendor == "postgresql":
-            with connection.cursor() as cursor:
-                cursor.execute("SELECT pg_advisory_xact_lock(%s)", [_DISPATCH_LOCK])
+            run("SELECT pg_advisory_xact_lock(%s)", [_DISPATCH_LOCK])
         now = db.now()
         free = settings.MOX.queue_max_concurrent - QueueDestination.objects.filter(lease_until__gt=now).count()
         return [_claim(name, slot, now) for name, slot in _due_destinations(now)[: max(0, free)]]
@@ -135,10 +134,7 @@ def _due_destinations(now: datetime) -> list[tuple[str, int]]:
 
 
 def _oldest_by_destination() -> list[tuple[str, datetime]]:
-    with connection.cursor() as cursor:
-        cursor.execute(_OLDEST_BY_DESTINATION)
-        found = cursor.fetchall()
-    return [(name, _moment(value)) for name, value in found]
+    return [(name, _moment(value)) for name, value in run(_OLDEST_BY_DESTINATION, [])]
 
 
 def _moment(value: datetime | str) -> datetime:

@@ -10,6 +10,7 @@ from django.db.models import Q
 
 from accounts.models import Account
 from protocols.names import BadDomain, parse_domain
+from store.content import Reader
 from store.models import Blob
 
 ADDRESS_MAX: Final = 400  # characters of an address: localpart, @, domain in Unicode
@@ -114,6 +115,12 @@ class QueueMessage(Outgoing):
 
     def __str__(self) -> str:
         return f"queued message {self.pk} to {self.recipient}"
+
+    def reader(self) -> Reader:
+        """The message as it will be sent: its prefix, and its content."""
+        data = bytes(self.blob.data) if self.blob.data is not None else None
+        what = f"queued message {self.pk}"
+        return Reader(bytes(self.prefix), self.blob.size, data, self.blob.storage_name, what)
 
 
 class RetiredMessage(Outgoing):

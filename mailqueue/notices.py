@@ -13,12 +13,12 @@ from prometheus_client import Counter
 
 from accounts.models import Account
 from protocols import dsn
+from protocols.message import header_section
 from protocols.message.composer import message_id
-from protocols.names import IPDomain
+from protocols.names import IPDomain, own_hostname
 from protocols.smtpsyntax import Path
 from server.models import ServerSettings
 from store import blobs
-from store.content import Reader
 from store.db import Tx
 from store.delivery import Delivery
 from store.delivery import deliver as deliver_to_store
@@ -28,7 +28,7 @@ from store.messages import NewMessage
 
 from .models import MessageKind, QueueMessage
 from .outcomes import Outcome
-from .paths import own_hostname, path_of
+from .paths import path_of
 from .schedule import Schedule
 
 log = logging.getLogger(__name__)
@@ -174,9 +174,6 @@ def _own_diagnostic(outcome: Outcome) -> str:
 
 def _header(message: QueueMessage) -> bytes:
     """The header of the message as it was sent; without one that is too long for sending back."""
-    blob = message.blob
-    data = bytes(blob.data) if blob.data is not None else None
-    with Reader(bytes(message.prefix), blob.size, data, blob.storage_name, f"queued message {message.pk}") as reader:
-        head = reader.read_at(0, HEADER_MAX)
-    end = head.find(b"\r\n\r\n")
-    return head[: end + 4] if end >= 0 else head[: head.rfind(b"\r\n") + 2] + b"\r\n"
+    with message.reader() as reader:
+        section, has_end = header_section(reader, HEADER_MAX)
+    return (section if has_end else section[: section.rfind(b"\r\n") + 2]) + b"\r\n"

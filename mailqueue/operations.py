@@ -18,7 +18,6 @@ from accounts.models import Transport
 from protocols.durations import parse_duration
 from server import db
 from store import rows as store_rows
-from store.content import Reader
 from store.db import write_tx
 
 from . import notices, results, wakeup
@@ -193,10 +192,7 @@ def histories(messages: Sequence[Outgoing]) -> dict[int, list[DeliveryAttempt]]:
 def content(queue_id: int) -> Iterator[bytes]:
     """A message as it will be sent. Raises QueueMessage.DoesNotExist."""
     message = QueueMessage.objects.select_related("blob").get(pk=queue_id)
-    data = bytes(message.blob.data) if message.blob.data is not None else None
-    with Reader(
-        bytes(message.prefix), message.blob.size, data, message.blob.storage_name, f"queued message {queue_id}"
-    ) as reader:
+    with message.reader() as reader:
         yield from reader.chunks()
 
 

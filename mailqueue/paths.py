@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ipaddress import ip_address
 
-from protocols.names import Domain, IPDomain, parse_domain
+from protocols.names import IPDomain, parse_domain
 from protocols.smtpsyntax import Path
 
 
@@ -31,11 +31,3 @@ def ascii_domain(domain: str) -> str:
     if not domain or domain.startswith("[") or domain.isascii():
         return domain
     return parse_domain(domain).ascii
-
-
-def own_hostname(hostname: str) -> Domain:
-    """This server's name, also one that is set wrongly."""
-    try:
-        return parse_domain(hostname)
-    except ValueError:
-        return Domain(hostname)

@@ -9,7 +9,7 @@ from typing import Final
 
 from accounts.models import Transport
 from protocols.names import Domain as DomainName
-from protocols.names import IPDomain, parse_domain
+from protocols.names import IPDomain, own_hostname, parse_domain
 from protocols.pkix import Roots, ServerName
 from protocols.smtpclient import PKIX, Credentials, Timeouts, TLSMode, TLSPolicy
 from protocols.smtpclient.authentication import DEFAULT_MECHANISMS
@@ -17,7 +17,6 @@ from server.models import Listener, ServerSettings
 
 from .leases import Group
 from .outcomes import Outcome, Status
-from .paths import own_hostname
 from .routing import UnknownTransport
 
 PORTS: Final = {Transport.Kind.SMTP: 25, Transport.Kind.SUBMISSION: 587, Transport.Kind.SUBMISSIONS: 465}

@@ -7,7 +7,7 @@ from datetime import timedelta
 from typing import Final
 
 from django.conf import settings
-from django.db import connection, transaction
+from django.db import connection
 
 from server import db
 from store import rows as store_rows
@@ -56,24 +56,14 @@ def begin(owner: str, journal: Journal) -> None:
 
 def _store(entry: Entry) -> None:
     """The results that another server gave, where their messages still wait for them."""
-    schedule = Schedule.of_server()
-    lease = Lease("", entry.token)
     for pk, outcome in entry.outcomes:
         message = (
             QueueMessage.objects.filter(pk=pk, lease_token=entry.token, state=State.DELIVERING)
             .select_related("blob")
             .first()
         )
-        attempt = _running_attempt(pk)
-        if message is None or attempt is None:
-            continue
-        decided = results.decide(message, attempt.pk, attempt.start, outcome, schedule)
-        try:
-            with write_tx(*results.accounts_of([decided])) as tx:
-                results.store(tx, lease, [decided])
-        except LostLease:
-            continue
-        log.warning("result of a killed worker stored", extra={"queue_id": pk, "result": outcome.status.value})
+        if message is not None and _settle(message, outcome):
+            log.warning("result of a killed worker stored", extra={"queue_id": pk, "result": outcome.status.value})
 
 
 def _recover(pk: int) -> bool:
@@ -84,7 +74,8 @@ def _recover(pk: int) -> bool:
     if message.phase == Phase.DOT:
         return _outcome_unknown(message)
     if message.interruptions >= INTERRUPTIONS_FREE:
-        return _failed_temporarily(message, Outcome(Status.TEMPORARY, "delivery interrupted", secode="3.0"))
+        outcome = Outcome(Status.TEMPORARY, "delivery interrupted", secode="3.0")
+        return _settle(message, outcome, expired=True)
     return _interrupted(message)
 
 
@@ -103,7 +94,7 @@ def _interrupted(message: QueueMessage) -> bool:
         )
         if given:
             _note(message.pk, "delivery interrupted")
-            transaction.on_commit(lambda: wakeup.after(wait))
+            wakeup.on_commit(wait)
     log.warning("delivery was interrupted", extra={"queue_id": message.pk})
     return bool(given)
 
@@ -115,17 +106,22 @@ def _outcome_unknown(message: QueueMessage) -> bool:
     if settings.MOX.queue_unknown_outcome == "hold":
         with db.write():
             QueueMessage.objects.filter(pk=message.pk, lease_token=message.lease_token).update(hold=True)
-    return _failed_temporarily(message, Outcome(Status.TEMPORARY, text))
+    return _settle(message, Outcome(Status.TEMPORARY, text), expired=True)
 
 
-def _failed_temporarily(message: QueueMessage, outcome: Outcome) -> bool:
+def _settle(message: QueueMessage, outcome: Outcome, *, expired: bool = False) -> bool:
+    """Store what came of the attempt that was under way, and with ``expired`` only if its lease still has ended.
+
+    False where there is no such attempt, or somebody has the message.
+    """
     attempt = _running_attempt(message.pk)
     if attempt is None or message.lease_token is None:
         return False
     decided = results.decide(message, attempt.pk, attempt.start, outcome, Schedule.of_server())
     try:
         with write_tx(*results.accounts_of([decided])) as tx:
-            _check_expired(message)
+            if expired:
+                _check_expired(message)
             results.store(tx, Lease("", message.lease_token), [decided])
     except LostLease:
         return False

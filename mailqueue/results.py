@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from django.db import InterfaceError, OperationalError, connection, transaction
+from django.db import InterfaceError, OperationalError, connection
 from django.db.models import Field
 
 from accounts.models import Account
@@ -105,7 +105,7 @@ def store(tx: Tx, lease: Lease, results: Sequence[Result]) -> None:
             changed = store_rows.update_where(
                 QueueMessage, {**WAITING, "interruptions": 0, "dialed_ips": message.dialed_ips}, held
             )
-            _wake_after(message.next_attempt - now)
+            wakeup.on_commit(message.next_attempt - now)
         if not changed:
             lost_leases.inc()
             log.warning("lost lease", extra={"destination": lease.destination, "queue_id": message.pk})
@@ -113,10 +113,6 @@ def store(tx: Tx, lease: Lease, results: Sequence[Result]) -> None:
         _store_attempt(result, now)
         if result.notice is not None:
             result.notice.deliver(tx)
-
-
-def _wake_after(wait: timedelta) -> None:
-    transaction.on_commit(lambda: wakeup.after(wait))
 
 
 def _store_attempt(result: Result, now: datetime) -> None:

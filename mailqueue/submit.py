@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import IO, Final
 
@@ -24,16 +24,15 @@ from protocols.message import (
     FromError,
     MessageError,
     Part,
-    decode_header,
     from_address,
+    header_section,
     iter_headers,
-    needs_smtputf8,
     parse,
 )
 from protocols.message.authresults import AuthMethod, AuthProp, AuthResults
 from protocols.message.composer import message_id as new_message_id
 from protocols.message.dates import format_date
-from protocols.names import Address
+from protocols.names import Address, own_hostname
 from protocols.names import Domain as DomainName
 from protocols.smtpsyntax import Path
 from server import db
@@ -45,11 +44,10 @@ from store.db import Tx, write_tx
 from . import fromids, holds, limits, routing, wakeup
 from .errors import BadFrom, BadHeader, BadMessage, ExtraTwice, FromIDNeedsOneRecipient, SubmitError
 from .models import MessageKind, QueueMessage
-from .paths import domain_texts, own_hostname
+from .paths import domain_texts
 
 log = logging.getLogger(__name__)
 
-HEADER_MAX: Final = 1 << 20  # bytes of header looked at, as the parser of messages has it
 SUBJECT_MAX: Final = 1000  # characters kept for lists, DSNs and webhooks
 EXTRA_PREFIX: Final = "x-mox-extra-"
 
@@ -204,8 +202,8 @@ def prepare(request: Request) -> Prepared:
 
 
 def _prepare(request: Request, blob: blobs.PreparedBlob) -> Prepared:
-    section = _header_section(request)
-    if section is None or blob.headerless:
+    section, has_end = header_section(request.content)
+    if not has_end or blob.headerless:
         raise BadMessage("message must have both a header and a body, with an empty line between them")
     if request.pedantic:
         _check_structure(request.content)
@@ -222,7 +220,12 @@ def _prepare(request: Request, blob: blobs.PreparedBlob) -> Prepared:
         problem = problem or exc
     for mail_from in dict.fromkeys(mail_froms):
         _check_mail_from(request.account_id, mail_from)
-    smtputf8 = _is_internationalised(request, blob)
+    smtputf8 = blob.needs_smtputf8(
+        request.content,
+        (request.mail_from, *request.recipients),
+        has_8bit=request.has_8bit,
+        said=request.smtputf8,
+    )
     hostname = own_hostname(ServerSettings.current().hostname)
     message_id = fields.message_id
     added = b""
@@ -260,48 +263,47 @@ def _prepare(request: Request, blob: blobs.PreparedBlob) -> Prepared:
 class _Fields:
     """What the queue wants to know of a header."""
 
-    message_id: str = ""
-    subject: str = ""
-    has_date: bool = False
-    has_return_path: bool = False
-    tls_not_required: bool = False
-    extra: dict[str, str] = field(default_factory=dict)
-    extra_twice: str = ""
+    message_id: str
+    subject: str
+    has_date: bool
+    has_return_path: bool
+    tls_not_required: bool
+    extra: dict[str, str]
+    extra_twice: str
     """A key of X-Mox-Extra that is there more than once."""
 
     @classmethod
     def read(cls, section: bytes) -> _Fields:
-        found = cls()
+        message_id = subject = extra_twice = ""
+        has_date = has_return_path = False
         tls_required: list[bool] = []
+        extra: dict[str, str] = {}
         for header in iter_headers(section):
             name = header.name.lower()
-            if name == "message-id" and not found.message_id:
-                found = replace(found, message_id=header.value().decode("utf-8", "replace"))
-            elif name == "subject" and not found.subject:
-                found = replace(found, subject=decode_header(header.value()))
+            if name == "message-id" and not message_id:
+                message_id = header.value().decode("utf-8", "replace")
+            elif name == "subject" and not subject:
+                subject = header.text()
             elif name == "date":
-                found = replace(found, has_date=True)
+                has_date = True
             elif name == "return-path":
-                found = replace(found, has_return_path=True)
+                has_return_path = True
             elif name == "tls-required":
                 tls_required.append(header.value().strip().lower() == b"no")
             elif name.startswith(EXTRA_PREFIX) and len(name) > len(EXTRA_PREFIX):
                 key = "-".join(word.capitalize() for word in name.removeprefix(EXTRA_PREFIX).split("-"))
-                if key in found.extra:
-                    found = replace(found, extra_twice=key)
-                found.extra[key] = header.text()
-        return replace(found, tls_not_required=bool(tls_required) and all(tls_required))
-
-
-def _header_section(request: Request) -> bytes | None:
-    """The header with its last line end; None without an empty line after it."""
-    if isinstance(request.content, bytes):
-        head = request.content[:HEADER_MAX]
-    else:
-        request.content.seek(0)
-        head = request.content.read(HEADER_MAX)
-    end = head.find(b"\r\n\r\n")
-    return head[: end + 2] if end >= 0 else None
+                if key in extra:
+                    extra_twice = key
+                extra[key] = header.text()
+        return cls(
+            message_id=message_id,
+            subject=subject,
+            has_date=has_date,
+            has_return_path=has_return_path,
+            tls_not_required=bool(tls_required) and all(tls_required),
+            extra=extra,
+            extra_twice=extra_twice,
+        )
 
 
 def _check_structure(content: bytes | IO[bytes]) -> None:
@@ -327,15 +329,6 @@ def _check_mail_from(account_id: int, mail_from: Path) -> None:
     """Raises BadFrom for a sender that is not the account's; the null sender is anybody's."""
     if not mail_from.is_null and not may_send_as(account_id, mail_from.localpart, mail_from.domain.domain):
         raise BadFrom(f"{mail_from} is not an address of this account: use one of its own as sender")
-
-
-def _is_internationalised(request: Request, blob: blobs.PreparedBlob) -> bool:
-    """Whether the message needs SMTPUTF8 on its way (RFC 6531 section 3.4)."""
-    if not all(path.localpart.isascii() for path in (request.mail_from, *request.recipients)):
-        return True
-    if blob.problem:
-        return request.smtputf8
-    return request.has_8bit and needs_smtputf8(blob.part, request.content)
 
 
 def _signatures(request: Request, author: Address, added: bytes, *, smtputf8: bool) -> tuple[bytes, str]:

@@ -102,6 +102,14 @@ def parse_domain_lax(s: str) -> Domain:
     return Domain(lowered)
 
 
+def own_hostname(name: str) -> Domain:
+    """A name that this server was given, also one that is set wrongly: mail goes on under it as it stands."""
+    try:
+        return parse_domain(name)
+    except BadDomain:
+        return Domain(name)
+
+
 def parse_address(s: str, *, strict: bool = False) -> Address:
     """An address, `localpart@domain` without angle brackets. Raises BadAddress; `strict` as in `parse_localpart`."""
     if s.startswith('"'):

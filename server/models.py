@@ -204,10 +204,6 @@ class Listener(models.Model):
     def __str__(self) -> str:
         return self.name
 
-    def effective_hostname(self) -> str:
-        """The name this listener presents: its own, else the server's."""
-        return self.hostname or ServerSettings.current().hostname
-
     def clean(self) -> None:
         """Its own fields; `listener_rules.listener_problems` looks at endpoints and other listeners too."""
         problems: dict[str, list[str]] = {}

@@ -18,7 +18,7 @@ from django.db import OperationalError
 
 from accounts.addresses import Resolved
 from protocols.dns import Resolver
-from protocols.message import FromError, from_address, needs_smtputf8
+from protocols.message import FromError, from_address, header_section
 from protocols.names import Address
 from protocols.smtpreply import Reply
 from protocols.smtpsyntax import Mail, Path
@@ -43,7 +43,6 @@ from .verification import Verification, verify
 log = logging.getLogger(__name__)
 
 MAX_RECEIVED: Final = 100  # Received fields; a message with more goes round in circles (RFC 5321 6.3)
-HEADER_MAX: Final = 1 << 20  # bytes looked at for them: what the parser takes for a header section at most
 KNOWN_ADDRESSES: Final = 4096  # clients whose networks are remembered: senders come again
 
 _TLS_VERSIONS: Final = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
@@ -156,13 +155,8 @@ def final_reply(outcomes: Sequence[Outcome]) -> Reply:
 
 def check_loop(content: bytes | IO[bytes]) -> None:
     """Raises SMTPError for a message that has passed too many servers."""
-    if isinstance(content, bytes):
-        head = content[:HEADER_MAX]
-    else:
-        content.seek(0)
-        head = content.read(HEADER_MAX)
-    end = head.find(b"\r\n\r\n")
-    fields = b"\n" + (head if end < 0 else head[:end]).lower()
+    section, _ = header_section(content)
+    fields = b"\n" + section.lower()
     if fields.count(b"\nreceived:") + fields.count(b"\nreceived ") > MAX_RECEIVED:
         raise SMTPError(550, "5.4.6", f"mail loop, message has more than {MAX_RECEIVED} Received headers")
 
@@ -184,7 +178,12 @@ def prepare(message: Message, rules: Rules) -> Prepared:
     check_loop(message.content.data)
     blob = blobs.prepare(without_results_of(message.peer.hostname, message.content.data))
     try:
-        smtputf8 = _is_internationalised(message, blob)
+        smtputf8 = blob.needs_smtputf8(
+            message.content.data,
+            (message.mail.reverse_path, *(recipient.path for recipient in message.recipients)),
+            has_8bit=message.content.has_8bit,
+            said=message.mail.smtputf8,
+        )
         if smtputf8 and rules.pedantic and not message.mail.smtputf8:
             raise SMTPError(550, "5.6.0", "message needs SMTPUTF8, which MAIL did not ask for")  # RFC 6531 3.6
         try:
@@ -271,16 +270,6 @@ def _refusal(recipient: Recipient, rules: Rules) -> Outcome | None:
     if recipient.resolved is None:
         return Outcome(recipient, Result.UNKNOWN_USER, Reply(550, "5.1.1", "no such user"))
     return None
-
-
-def _is_internationalised(message: Message, blob: blobs.PreparedBlob) -> bool:
-    """Whether it needs SMTPUTF8 on its way (RFC 6531 3.4); the client's word for it where it cannot be parsed."""
-    paths = (message.mail.reverse_path, *(recipient.path for recipient in message.recipients))
-    if not all(path.localpart.isascii() for path in paths):
-        return True
-    if blob.problem:
-        return message.mail.smtputf8
-    return message.content.has_8bit and needs_smtputf8(blob.part, message.content.data)
 
 
 def _origin(message: Message, author: Address | None) -> Origin:

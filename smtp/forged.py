@@ -8,23 +8,16 @@ from typing import IO, Final
 
 from django.conf import settings
 
-from protocols.message import iter_headers
+from protocols.message import header_section, iter_headers
 from protocols.message.authresults import BadAuthResults, parse_auth_results
 from protocols.names import Domain
 
-HEADER_MAX: Final = 1 << 20  # bytes of header looked at, as the parser of messages has it
 FIELD: Final = b"authentication-results"
 
 
 def without_results_of(hostname: Domain, content: bytes | IO[bytes]) -> bytes | IO[bytes]:
     """The content without the fields that name this server; the very same where there are none, as nearly always."""
-    if isinstance(content, bytes):
-        head = content[:HEADER_MAX]
-    else:
-        content.seek(0)
-        head = content.read(HEADER_MAX)
-    end = head.find(b"\r\n\r\n")
-    section = head if end < 0 else head[: end + 2]
+    section, _ = header_section(content)
     if FIELD not in section.lower():
         return content
     kept, position = [], 0

@@ -16,7 +16,7 @@ from typing import ClassVar, Final
 from django.conf import settings
 
 from accounts.addresses import Resolved
-from protocols.names import BadDomain, Domain, IPDomain, parse_domain
+from protocols.names import IPDomain, own_hostname
 from protocols.smtpreply import Reply
 from protocols.smtpsyntax import (
     Command,
@@ -67,7 +67,7 @@ class Session(abc.ABC):
         self._bridge = bridge
         self._log = connection.log
         self._received_id = received_id(connection.cid)
-        self._hostname = own_name(connection.hostname)
+        self._hostname = own_hostname(connection.hostname)
         self._rules = Rules(localserve=connection.settings.localserve, pedantic=connection.settings.pedantic)
         self._idle_timeout = settings.MOX.smtp_idle_timeout.total_seconds()
         self._hello: Hello | None = None
@@ -439,14 +439,6 @@ class Session(abc.ABC):
     def _check_may_send(self) -> None:
         """Raises SMTPError unless the client has done what must come before MAIL."""
         self._need_hello()
-
-
-def own_name(name: str) -> Domain:
-    """A name of this server, also one that is set wrongly."""
-    try:
-        return parse_domain(name)
-    except BadDomain:
-        return Domain(name)
 
 
 def no_argument(argument: str) -> None:

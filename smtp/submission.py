@@ -9,7 +9,7 @@ from typing import ClassVar, Final
 from accounts.addresses import Resolved, may_send_as
 from accounts.dialogue import Cancelled, Dialogue, NotBase64
 from accounts.login import LoginOutcome
-from protocols.names import IPDomain
+from protocols.names import IPDomain, own_hostname
 from protocols.sasl import UnknownMechanism
 from protocols.smtpreply import Reply
 from protocols.smtpsyntax import NO_DOMAIN, Command, Mail, Path, SyntaxProblem, parse_auth, parse_hello, parse_mail
@@ -21,7 +21,7 @@ from .content import Content
 from .errors import SMTPError
 from .handover import Submitted, hand_over
 from .recipients import resolve_submitted
-from .session import Session, own_name
+from .session import Session
 from .transaction import Done, Transaction
 
 HOLD_MAX: Final = timedelta(days=60)  # how far ahead a message can be submitted (RFC 4865)
@@ -157,4 +157,4 @@ class Submission(Session):
         """The bare <postmaster> is the one of this server: once queued, an address needs its domain."""
         if path.domain != NO_DOMAIN:
             return path
-        return Path(path.localpart, IPDomain(domain=own_name(self._connection.settings.hostname)))
+        return Path(path.localpart, IPDomain(domain=own_hostname(self._connection.settings.hostname)))

@@ -6,6 +6,7 @@ import errno
 import hashlib
 import io
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Any, BinaryIO, Final
@@ -15,6 +16,7 @@ from django.core.files.base import File
 from django.core.files.storage import storages
 
 from protocols import imapformat, message
+from protocols.smtpsyntax import Path
 from server import faults
 
 from . import rows
@@ -44,6 +46,17 @@ class PreparedBlob:
     is_dsn: bool
     problem: str = ""
     """Why the message could not be parsed and is one opaque part; "" when it could."""
+
+    def needs_smtputf8(self, content: message.Readable, paths: Iterable[Path], *, has_8bit: bool, said: bool) -> bool:
+        """Whether the message needs SMTPUTF8 on its way between these paths (RFC 6531 section 3.4).
+
+        ``said``: the client's word, which counts where the message could not be parsed.
+        """
+        if not all(path.localpart.isascii() for path in paths):
+            return True
+        if self.problem:
+            return said
+        return has_8bit and message.needs_smtputf8(self.part, content)
 
     def discard(self) -> None:
         """Nothing refers to it: a file that was written for it is removed."""

@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-from protocols.message.headers import HeaderField, iter_headers
+from protocols.message.headers import MAX_HEADER, HeaderField, iter_headers
 from protocols.message.source import Source
 
 from .canonicalization import Canonicalization, canonical_field
 from .errors import DkimError, ErrorKind
 
-MAX_HEADER: Final = 1 << 20  # bytes of a header section, as the parser of messages has it
 HEADER_BLOCK: Final = 64 * 1024  # bytes read at once while looking for the end of the header section
 
 

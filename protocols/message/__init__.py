@@ -10,7 +10,7 @@ from .dates import format_date, parse_date
 from .encodedwords import decode_header
 from .errors import FromError, MessageError
 from .facts import from_address, is_dsn, needs_smtputf8
-from .headers import HeaderField, Parameterized, iter_headers, parse_parameterized, unfold
+from .headers import HeaderField, Parameterized, header_section, iter_headers, parse_parameterized, unfold
 from .headerwriter import BadHeaderText, HeaderWriter
 from .parser import ensure_part, parse
 from .source import BytesSource, FileSource, Readable, Source, SubSource, as_source
@@ -53,6 +53,7 @@ __all__ = [
     "ensure_part",
     "format_date",
     "from_address",
+    "header_section",
     "index_text",
     "is_dsn",
     "iter_headers",

@@ -24,7 +24,6 @@ BASE64_BLOCK: Final = 57 * 1024  # bytes encoded at once; whole lines of 76 char
 MAX_PARAMETER: Final = 60  # characters of a parameter's value on one line; more is continued (RFC 2231 section 3)
 
 _PHRASE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*+")
-_UNFIT: Final = re.compile(rb"[\r\0]")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
 
 

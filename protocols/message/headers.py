@@ -10,7 +10,9 @@ from urllib.parse import unquote_to_bytes
 
 from .charset import clean_text, decode_bytes
 from .encodedwords import decode_header, one_line
+from .source import Readable, as_source
 
+MAX_HEADER: Final = 1 << 20  # bytes of one header section; read as a whole
 MAX_PARAMETERS: Final = 1000  # of one field; more are ignored
 MAX_CONTINUATIONS: Final = 1000  # pieces of one RFC 2231 value; more are ignored
 
@@ -37,6 +39,17 @@ class HeaderField:
     def text(self) -> str:
         """The value for people."""
         return decode_header(self.value())
+
+
+def header_section(content: Readable, limit: int = MAX_HEADER) -> tuple[bytes, bool]:
+    """The start of a message up to the empty line that ends its header, and whether there is one.
+
+    The section has the line end of its last field. At most ``limit`` bytes are looked at; without an empty line in
+    them, all of them are given.
+    """
+    head = as_source(content).read_at(0, limit)
+    end = head.find(b"\r\n\r\n")
+    return (head, False) if end < 0 else (head[: end + 2], True)
 
 
 def iter_headers(section: bytes) -> Iterator[HeaderField]:

@@ -9,14 +9,13 @@ from typing import Final, NamedTuple
 
 from .encodedwords import decode_header
 from .errors import MessageError
-from .headers import Parameterized, collect_fields, is_field, is_token, parse_parameterized
+from .headers import MAX_HEADER, Parameterized, collect_fields, is_field, is_token, parse_parameterized
 from .source import Content, Readable, as_source, spooled
 from .structure import ENVELOPE_FIELDS, Envelope, Part, raw_text
 from .transfer import decode, decode_stream, decoded_base64_size
 
 MAX_DEPTH: Final = 100  # levels of parts and embedded messages; real mail has under 10
 MAX_PARTS: Final = 10_000  # of one message, embedded ones included; bounds the stored structure
-MAX_HEADER: Final = 1 << 20  # bytes of one header section; read as a whole
 MAX_FIELDS: Final = 5000  # of one header section
 MAX_HEADER_LINE: Final = 8 * 1024  # bytes with CRLF; RFC 5322 says 1000, senders have their own ideas
 MAX_STRICT_LINE: Final = 1000  # bytes with CRLF, RFC 5322 2.1.1
