@@ -1,6 +1,6 @@
 """Text for searching: what a message says, decoded, in Unicode NFC and case-folded.
 
-    make_due()                            # the search text (BlobText) of content that has none yet
+    make_due()                            # the search text (BlobText) of content that has none yet, and its preview
     any(needle in piece.text for piece in body_pieces(reader, structure))    # the same text straight from content
 
 Header text is one line for each field, ``\\nname: value``; the fields of the message itself first, then an empty line
@@ -26,7 +26,7 @@ from protocols.message.source import BytesSource, Source, SubSource, chunks
 from protocols.message.transfer import decode_stream
 from server import db
 
-from . import content
+from . import content, previews
 from .errors import ContentError
 from .models import Blob, BlobText
 
@@ -166,7 +166,7 @@ def search_text(source: Source, structure: Structure) -> SearchText:
 
 
 def make_due(limit: int = 1000, progress: Callable[[int], None] | None = None) -> int:
-    """Make the search text of up to ``limit`` contents that have none; returns how many got theirs.
+    """Make the search text and preview of up to ``limit`` contents that have none; returns how many got theirs.
 
     What cannot be read is logged and stays due: search reads content anyway.
     """
@@ -180,25 +180,27 @@ def make_due(limit: int = 1000, progress: Callable[[int], None] | None = None) -
         if not blobs:
             break
         rows: list[BlobText] = []
+        previews_of: dict[int, str] = {}
         deadline = time.monotonic() + BATCH_SECONDS
         for blob_id, size, data, storage_name, structure in blobs:
             last = blob_id
             try:
                 with content.blob_reader(blob_id, size, data, storage_name) as reader:
                     text = search_text(reader, structure)
+                    previews_of[blob_id] = previews.preview(reader, structure)
             except ContentError as exc:
                 log.error("search text cannot be made", extra={"blob": blob_id, "err": str(exc)})
                 continue
             rows.append(BlobText(blob_id=blob_id, headers=text.headers, body=text.body, truncated=text.truncated))
             if time.monotonic() > deadline:
                 break
-        made += _store(rows)
+        made += _store(rows, previews_of)
         if progress is not None:
             progress(made)
     return made
 
 
-def _store(rows: list[BlobText]) -> int:
+def _store(rows: list[BlobText], previews_of: Mapping[int, str]) -> int:
     if not rows:
         return 0
     ids = [row.blob_id for row in rows]
@@ -210,6 +212,7 @@ def _store(rows: list[BlobText]) -> int:
             BlobText.objects.filter(blob_id__in=due).delete()
             BlobText.objects.bulk_create(row for row in rows if row.blob_id in due)
             Blob.objects.filter(pk__in=due).update(text_due=False)
+            previews.store((blob_id, previews_of[blob_id]) for blob_id in sorted(due))
         return len(due)
 
     return db.retrying(transact)
