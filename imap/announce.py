@@ -11,7 +11,7 @@ from store.changes import Event, Events, MailboxChanges
 from store.messages import FlagRow
 from store.models import AccountState, ChangeEvent
 
-from .answers import Bye, mailbox_name
+from .answers import Bye, astring, mailbox_name
 from .selected import Pending, Selected
 
 if TYPE_CHECKING:
@@ -78,15 +78,15 @@ async def tell_pending(session: Session) -> None:
 
 async def _send_events(session: Session, events: Events) -> None:
     """Send what happened to mailboxes; where that was too much to tell, all mailboxes that there are."""
-    told = [event_line(event, rev2=session.rev2) for event in events.events]
+    told = [event_line(event, rev2=session.rev2, metadata=session.metadata) for event in events.events]
     if not events.complete and len(events.events) >= changes.CHANGES_MAX:
         listing = await session.call(reading.mailboxes, session.account_id)
         told += [_list_line([], view.name, rev2=session.rev2) for view in listing.views]
     session.send_lines(told)
 
 
-def event_line(event: Event, *, rev2: bool) -> bytes:
-    """The LIST line of an event; empty for what clients are not told."""
+def event_line(event: Event, *, rev2: bool, metadata: bool = False) -> bytes:
+    """The LIST or METADATA line of an event; empty for what clients are not told."""
     data = event.data
     match event.kind:
         case Kind.MAILBOX_ADD:
@@ -98,6 +98,11 @@ def event_line(event: Event, *, rev2: bool) -> bytes:
         case Kind.SUBSCRIPTION_ADD:
             flags = ["\\Subscribed", "\\NonExistent"] if data["nonexistent"] else ["\\Subscribed"]
             return _list_line(flags, data["name"], rev2=rev2)
+        case Kind.ANNOTATION if metadata:
+            return b"* METADATA %b %b\r\n" % (
+                mailbox_name(data["name"], utf8=rev2),
+                astring(data["key"].encode("ascii")),
+            )
     return b""
 
 

@@ -10,7 +10,7 @@ from typing import Final
 
 from protocols.imapformat import quoted_or_literal
 from protocols.message.dates import MONTHS
-from store import errors
+from store import errors, metadata
 
 from . import mutf7
 
@@ -63,6 +63,8 @@ _CODES: Final[tuple[tuple[type[errors.StoreError], str], ...]] = (
     (errors.OutOfUIDs, "LIMIT"),
     (errors.TooManyKeywords, "LIMIT"),
     (errors.StorageFull, "UNAVAILABLE"),
+    (errors.TooManyAnnotations, "METADATA TOOMANY"),
+    (errors.AnnotationsTooLarge, f"METADATA MAXSIZE {metadata.SIZE_MAX}"),
 )
 
 

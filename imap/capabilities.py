@@ -7,8 +7,9 @@ from typing import Final
 
 from protocols.sasl import plus_announced
 
-# A capability is listed only when all of its RFC works: clients rely on it silently.
-BASE: Final = (
+# A capability is listed only when all of its RFC works: clients rely on it silently. The order is what the first
+# release has, exactly; then the second wave in the order of imap.md 10; what is built beyond that comes last.
+_FIRST_RELEASE: Final = (
     "IMAP4rev2",
     "IMAP4rev1",
     "ENABLE",
@@ -30,6 +31,8 @@ BASE: Final = (
     "STATUS=SIZE",
     "NAMESPACE",
 )
+_SECOND_WAVE: Final = ("METADATA", "LIST-METADATA")
+BASE: Final = (*_FIRST_RELEASE, *_SECOND_WAVE)
 _SCRAM_AND_CRAM: Final = ("AUTH=SCRAM-SHA-256", "AUTH=SCRAM-SHA-1", "AUTH=CRAM-MD5")
 _WITH_PLUS: Final = (
     "AUTH=SCRAM-SHA-256-PLUS",

@@ -137,6 +137,8 @@ async def enable(session: Session, arguments: EnableArguments) -> Done:
             case "QRESYNC":
                 session.enable_condstore()
                 session.qresync = True
+            case "METADATA":
+                session.metadata = True
             case _:
                 continue
         enabled[name] = word

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final
 
+from . import metadataargs
 from .syntax import Parser
 
 PATTERNS_MAX: Final = 1000  # of one LIST
@@ -17,7 +18,10 @@ _RETURN: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE"})
 
 @dataclass(frozen=True, slots=True)
 class ListArguments:
-    """``status``: items to show with each mailbox. ``extended``: any of the syntax of RFC 5258 was used."""
+    """``status`` and ``metadata``: items and entries to show with each mailbox.
+
+    ``extended``: any of the syntax of RFC 5258 was used.
+    """
 
     reference: bytes
     patterns: tuple[bytes, ...]
@@ -25,6 +29,7 @@ class ListArguments:
     selection: frozenset[str] = frozenset()
     returned: frozenset[str] = frozenset()
     status: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,16 +63,23 @@ def parse_list(parser: Parser) -> ListArguments:
                 raise parser.fail(f"at most {PATTERNS_MAX} patterns")
     else:
         patterns = [parser.list_mailbox()]
-    returned: frozenset[str] = frozenset()
-    status: tuple[str, ...] = ()
+    returned = _Returned()
     if parser.take(b" "):
         extended = True
         if parser.word("RETURN") != "RETURN":
             raise parser.fail("RETURN before this")
         parser.space()
-        returned, status = _returned(parser)
+        returned = _returned(parser)
     parser.end()
-    return ListArguments(reference, tuple(patterns), extended, selection, returned, status)
+    return ListArguments(
+        reference,
+        tuple(patterns),
+        extended,
+        selection,
+        frozenset(returned.options),
+        returned.status,
+        returned.metadata,
+    )
 
 
 def _selection(parser: Parser) -> frozenset[str]:
@@ -84,10 +96,18 @@ def _selection(parser: Parser) -> frozenset[str]:
     return frozenset(options)
 
 
-def _returned(parser: Parser) -> tuple[frozenset[str], tuple[str, ...]]:
-    parser.expect(b"(")
-    options: set[str] = set()
+@dataclass(slots=True)
+class _Returned:
+    """What stands in RETURN."""
+
+    options: set[str] = field(default_factory=set)
     status: tuple[str, ...] = ()
+    metadata: tuple[str, ...] = ()
+
+
+def _returned(parser: Parser) -> _Returned:
+    parser.expect(b"(")
+    returned = _Returned()
     first = True
     while not parser.take(b")"):
         if not first:
@@ -96,12 +116,16 @@ def _returned(parser: Parser) -> tuple[frozenset[str], tuple[str, ...]]:
         option = parser.word("return option")
         if option == "STATUS":
             parser.space()
-            status = _status_items(parser)
+            returned.status = _status_items(parser)
+        elif option == "METADATA":  # RFC 9590
+            parser.space()
+            parser.expect(b"(")
+            returned.metadata = metadataargs.parse_keys(parser)
         elif option in _RETURN:
-            options.add(option)
+            returned.options.add(option)
         else:
-            raise parser.fail(f"return option {', '.join(sorted(_RETURN))} or STATUS, not {option[:40]}")
-    return frozenset(options), status
+            raise parser.fail(f"return option {', '.join(sorted(_RETURN))}, STATUS or METADATA, not {option[:40]}")
+    return returned
 
 
 def parse_lsub(parser: Parser) -> LsubArguments:

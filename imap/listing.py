@@ -6,11 +6,14 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
+from server import db
+from store import metadata as stored
 from store import reading
 from store.errors import StoreError
+from store.metadata import Entry
 from store.reading import Listing, MailboxView
 
-from . import mutf7
+from . import metadata, mutf7
 from .answers import Done, Refused, mailbox_name, read_mailbox_name, refusal
 from .listargs import ListArguments, LsubArguments, StatusArguments
 from .patterns import BadPattern, Patterns, combined
@@ -82,7 +85,9 @@ def _list_lines(account_id: int, arguments: ListArguments, *, utf8: bool) -> lis
         return []
     criteria = arguments.selection & {"SUBSCRIBED", "SPECIAL-USE"}
     recursive = "RECURSIVEMATCH" in arguments.selection
-    entries = _entries(reading.mailboxes(account_id), criteria)
+    with db.read():
+        entries = _entries(reading.mailboxes(account_id), criteria)
+        kept = stored.of_mailboxes(account_id, arguments.metadata) if arguments.metadata else {}
     lines: list[bytes] = []
     for name, entry in sorted(entries.items()):
         selected = all(entry.meets(option) for option in criteria)
@@ -94,6 +99,12 @@ def _list_lines(account_id: int, arguments: ListArguments, *, utf8: bool) -> lis
         lines.append(_list_line(name, entry, arguments, below, utf8=utf8))
         if arguments.status and entry.view is not None:
             lines.append(_status_line(entry.view, arguments.status, utf8=utf8))
+        if arguments.metadata and entry.view is not None:
+            own = kept.get(entry.view.id, {})
+            shown = [
+                own.get(key, Entry(key, None)) for key in arguments.metadata
+            ]  # RFC 9590 4: NIL where there is none
+            lines.append(metadata.line(name, shown, utf8=utf8))
     return lines
 
 

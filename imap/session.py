@@ -71,6 +71,7 @@ class Session:
         self.rev2 = False  # IMAP4rev2 was enabled; so were the others
         self.condstore = False
         self.qresync = False
+        self.metadata = False  # changes of annotations are told (RFC 5464 4.1)
         self.dialogue = Dialogue(
             connection, bridge.call, "imap", b"+ ", line_max=RESPONSE_MAX, timeout=RESPONSE_TIMEOUT
         )

@@ -193,16 +193,22 @@ class Parser:
             return self._literal()
         raise self.fail("string")
 
-    def _literal(self) -> bytes:
+    def string_or_literal8(self) -> tuple[bytes, bool]:
+        """A string, or bytes that may hold NUL; and whether it is a string (RFC 5464 5)."""
+        if not self.peek(b"~"):
+            return self.string(), True
+        return self._literal(binary=True), False
+
+    def _literal(self, *, binary: bool = False) -> bytes:
         announced = self.announced()
-        if announced.binary:
+        if announced.binary and not binary:
             raise self.fail("string, not literal8")
         if self._line == len(self.literals):
             raise LiteralNeeded
         data = self.literals[self._line]
         self._line += 1
         self._position = 0
-        if b"\0" in data:
+        if b"\0" in data and not binary:
             raise BadSyntax("expected a literal without NUL", self._line)
         return data
 

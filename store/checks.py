@@ -23,7 +23,7 @@ from .columns import BITS
 from .db import Counts
 from .errors import BadFlag, MailboxError
 from .flags import DELETED, SEEN, check_keyword
-from .models import AccountState, Blob, ChangeEvent, Mailbox, Message, Recipient
+from .models import AccountState, Annotation, Blob, ChangeEvent, Mailbox, Message, Recipient
 
 LINES_PER_KIND: Final = 20
 BATCH: Final = 500
@@ -204,6 +204,27 @@ def _recipients(account: Account) -> Iterator[str]:
         yield f"message {message_id} is expunged and still has recipients"
 
 
+def _annotations(account: Account) -> Iterator[str]:
+    state = AccountState.objects.get(account=account)
+    rows = Annotation.objects.filter(account=account).select_related("mailbox")
+    keys = Counter((row.mailbox_id, row.key) for row in rows if not row.expunged)
+    for (mailbox_id, key), count in keys.items():
+        if count > 1:
+            owner = f"mailbox {mailbox_id}" if mailbox_id else "the account"
+            yield f"annotation {key} of {owner} is there {count} times"
+    for row in rows:
+        upto = state.last_modseq if row.mailbox is None else row.mailbox.modseq
+        if not 0 < row.create_modseq <= row.modseq <= upto <= state.last_modseq:
+            yield (
+                f"annotation {row.pk} ({row.key}): 0 < create_modseq {row.create_modseq} <= modseq {row.modseq} "
+                f"<= {upto} does not hold"
+            )
+        if row.mailbox is not None and row.mailbox.account_id != account.pk:
+            yield f"annotation {row.pk} ({row.key}) is of a mailbox of another account"
+        if row.mailbox is not None and row.mailbox.expunged and not row.expunged:
+            yield f"annotation {row.pk} ({row.key}) is of a mailbox that was removed"
+
+
 _CHECKS: Final[tuple[Check, ...]] = (
     _counts,
     _uids,
@@ -213,4 +234,5 @@ _CHECKS: Final[tuple[Check, ...]] = (
     _structure,
     _keywords,
     _recipients,
+    _annotations,
 )

@@ -51,6 +51,16 @@ class OverQuota(StoreError):
         self.limit = limit
 
 
+class TooManyAnnotations(StoreError):
+    """More annotations than an account may have."""
+
+
+class AnnotationsTooLarge(StoreError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(f"annotations of the account would be larger than {limit} bytes together")
+        self.limit = limit
+
+
 class OutOfUIDs(StoreError):
     def __init__(self) -> None:
         super().__init__("mailbox has run out of UIDs, create a new mailbox and move messages there")

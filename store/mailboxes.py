@@ -12,7 +12,7 @@ from django.db.models import Q
 from accounts.models import Account
 from server.models import ServerSettings
 
-from . import messages
+from . import messages, metadata
 from .db import AccountTx, write_tx
 from .errors import InboxForbidden, MailboxError, MailboxExists, MailboxHasChildren, MailboxNotFound
 from .models import SPECIAL_USES, AccountState, ChangeEvent, Mailbox, Subscription
@@ -151,6 +151,7 @@ def delete(tx: AccountTx, name: str) -> None:
     if Mailbox.objects.filter(parent=mailbox, expunged=False).exists():
         raise MailboxHasChildren
     messages.expunge_all(tx, mailbox)
+    metadata.remove_all(tx, mailbox)
     modseq = tx.modseq()
     tx.flush()
     Mailbox.objects.filter(pk=mailbox.pk).update(
@@ -218,6 +219,7 @@ def _rename_inbox(tx: AccountTx, inbox: Mailbox, name: str) -> None:
     destination.keywords = list(inbox.keywords)
     tx.touch(destination)
     messages.move_all(tx, inbox, destination)
+    metadata.copy(tx, inbox, destination)
 
 
 def _subscribed_flag(tx: AccountTx, name: str) -> list[str]:

@@ -300,6 +300,42 @@ class Recipient(models.Model):
         return f"{self.localpart}@{self.domain}"
 
 
+class Annotation(models.Model):
+    """A value that a client keeps with a mailbox, or with the account, under a name (RFC 5464)."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="annotations")
+    mailbox = models.ForeignKey(
+        Mailbox,
+        null=True,
+        on_delete=models.CASCADE,
+        related_name="annotations",
+        db_index=False,
+        help_text="Null: the account's.",
+    )
+    key = models.CharField(max_length=255, help_text="Name of the entry, in lower case.")
+    is_string = models.BooleanField(default=True, help_text="It goes out as a string; else as literal8.")
+    value = models.BinaryField(default=bytes)
+    create_modseq = models.BigIntegerField()
+    modseq = models.BigIntegerField()
+    expunged = models.BooleanField(default=False, help_text="Removed; the next value takes this row again.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["mailbox", "key"], condition=Q(mailbox__isnull=False), name="annotation_of_mailbox"
+            ),
+            models.UniqueConstraint(
+                fields=["account", "key"], condition=Q(mailbox__isnull=True), name="annotation_of_account"
+            ),
+            models.CheckConstraint(
+                condition=Q(create_modseq__gte=1, modseq__gte=models.F("create_modseq")), name="annotation_modseq_valid"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.key
+
+
 class ChangeEvent(models.Model):
     """A change that is not a message row, for listeners that ask what came after a modseq. Kept for 24 hours."""
 

@@ -82,6 +82,9 @@ SEEDS = [
     b"a STORE 1:2 (UNCHANGEDSINCE 5) +FLAGS.SILENT (\\Deleted x)",
     b"a UID COPY 1:3 Archive",
     b"a UID EXPUNGE 1:*",
+    b"a GETMETADATA (MAXSIZE 5 DEPTH infinity) Inbox (/private/comment /shared/vendor/x/y)",
+    b'a SETMETADATA "" (/private/comment NIL /shared/x ~{3}\r\na\0b\r\n)',
+    b'a LIST "" * RETURN (METADATA (/shared/x) CHILDREN)',
     b"a MOVE $ {1+}\r\nx\r\n",
 ]
 TOKENS = [

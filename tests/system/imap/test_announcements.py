@@ -368,7 +368,7 @@ def test_sessions_on_different_processes_hear_each_other(on_both: Callable[[], t
 def test_without_tls_nobody_logs_in_where_it_is_required(strict_server: Server) -> None:
     base = (
         "IMAP4rev2 IMAP4rev1 ENABLE LITERAL+ IDLE SASL-IR BINARY UNSELECT UIDPLUS ESEARCH SEARCHRES MOVE LIST-EXTENDED "
-        "SPECIAL-USE LIST-STATUS ID CONDSTORE QRESYNC STATUS=SIZE NAMESPACE"
+        "SPECIAL-USE LIST-STATUS ID CONDSTORE QRESYNC STATUS=SIZE NAMESPACE METADATA LIST-METADATA"
     )
     with Wire(strict_server.ip, strict_server.imap_port) as wire:
         words = f"{base} AUTH=SCRAM-SHA-256 AUTH=SCRAM-SHA-1 AUTH=CRAM-MD5 STARTTLS LOGINDISABLED"
