@@ -78,38 +78,40 @@ async def tell_pending(session: Session) -> None:
 
 async def _send_events(session: Session, events: Events) -> None:
     """Send what happened to mailboxes; where that was too much to tell, all mailboxes that there are."""
-    told = [event_line(event, rev2=session.rev2, metadata=session.metadata) for event in events.events]
+    told = [
+        event_line(event, rev2=session.rev2, utf8=session.utf8, metadata=session.metadata) for event in events.events
+    ]
     if not events.complete and len(events.events) >= changes.CHANGES_MAX:
         listing = await session.call(reading.mailboxes, session.account_id)
-        told += [_list_line([], view.name, rev2=session.rev2) for view in listing.views]
+        told += [_list_line([], view.name, utf8=session.utf8) for view in listing.views]
     session.send_lines(told)
 
 
-def event_line(event: Event, *, rev2: bool, metadata: bool = False) -> bytes:
+def event_line(event: Event, *, rev2: bool, utf8: bool, metadata: bool = False) -> bytes:
     """The LIST or METADATA line of an event; empty for what clients are not told."""
     data = event.data
     match event.kind:
         case Kind.MAILBOX_ADD:
-            return _list_line(data["flags"], data["name"], rev2=rev2)
+            return _list_line(data["flags"], data["name"], utf8=utf8)
         case Kind.MAILBOX_RENAME:
-            return _list_line(data["flags"], data["new"], rev2=rev2, old_name=data["old"])
+            return _list_line(data["flags"], data["new"], utf8=utf8, old_name=data["old"] if rev2 else None)
         case Kind.MAILBOX_REMOVE if rev2:  # others take any LIST line for a mailbox that is there
-            return _list_line(["\\NonExistent"], data["name"], rev2=rev2)
+            return _list_line(["\\NonExistent"], data["name"], utf8=utf8)
         case Kind.SUBSCRIPTION_ADD:
             flags = ["\\Subscribed", "\\NonExistent"] if data["nonexistent"] else ["\\Subscribed"]
-            return _list_line(flags, data["name"], rev2=rev2)
+            return _list_line(flags, data["name"], utf8=utf8)
         case Kind.ANNOTATION if metadata:
             return b"* METADATA %b %b\r\n" % (
-                mailbox_name(data["name"], utf8=rev2),
+                mailbox_name(data["name"], utf8=utf8),
                 astring(data["key"].encode("ascii")),
             )
     return b""
 
 
-def _list_line(flags: list[str], name: str, *, rev2: bool, old_name: str | None = None) -> bytes:
-    line = b'* LIST (%b) "/" %b' % (" ".join(flags).encode("ascii"), mailbox_name(name, utf8=rev2))
-    if old_name is not None and rev2:
-        line += b' ("OLDNAME" (%b))' % mailbox_name(old_name, utf8=rev2)
+def _list_line(flags: list[str], name: str, *, utf8: bool, old_name: str | None = None) -> bytes:
+    line = b'* LIST (%b) "/" %b' % (" ".join(flags).encode("ascii"), mailbox_name(name, utf8=utf8))
+    if old_name is not None:
+        line += b' ("OLDNAME" (%b))' % mailbox_name(old_name, utf8=utf8)
     return line + b"\r\n"
 
 

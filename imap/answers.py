@@ -98,6 +98,12 @@ def string(value: bytes) -> bytes:
     return b'"%b"' % _ESCAPED.sub(rb"\\\g<0>", value)
 
 
+def text_string(text: str, *, utf8: bool) -> bytes:
+    """Text as a string, in UTF-8: quoted for clients that enabled it, else a literal where it is not ASCII."""
+    data = text.encode()
+    return string(data) if utf8 else quoted_or_literal(data)
+
+
 def mailbox_name(name: str, *, utf8: bool) -> bytes:
     """A mailbox name as it goes out: UTF-8, or modified UTF-7 for clients that have not enabled more."""
     return astring(name.encode() if utf8 else mutf7.encode(name))

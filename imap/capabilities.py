@@ -7,6 +7,8 @@ from typing import Final
 
 from protocols.sasl import plus_announced
 
+APPENDLIMIT_NONE: Final = (1 << 63) - 1  # what stands for no limit (RFC 7889 2)
+
 # A capability is listed only when all of its RFC works: clients rely on it silently. The order is what the first
 # release has, exactly; then the second wave in the order of imap.md 10; what is built beyond that comes last.
 _FIRST_RELEASE: Final = (
@@ -24,12 +26,19 @@ _FIRST_RELEASE: Final = (
     "MOVE",
     "LIST-EXTENDED",
     "SPECIAL-USE",
+    "CREATE-SPECIAL-USE",
     "LIST-STATUS",
     "ID",
+    "APPENDLIMIT",
     "CONDSTORE",
     "QRESYNC",
     "STATUS=SIZE",
+    "QUOTA",
+    "QUOTA=RES-STORAGE",
     "NAMESPACE",
+    "WITHIN",
+    "SAVEDATE",
+    "PREVIEW",
 )
 _SECOND_WAVE: Final = ("METADATA", "LIST-METADATA")
 BASE: Final = (*_FIRST_RELEASE, *_SECOND_WAVE)
@@ -43,9 +52,9 @@ _WITH_PLUS: Final = (
 )
 
 
-def before_login(*, tls_version: str | None, can_start_tls: bool, cleartext_allowed: bool) -> bytes:
-    """The list for a connection that is not logged in; ``tls_version`` None without TLS."""
-    words = list(BASE)
+def before_login(*, append_limit: int, tls_version: str | None, can_start_tls: bool, cleartext_allowed: bool) -> bytes:
+    """The list for a connection that is not logged in. ``tls_version`` None: no TLS. ``append_limit`` 0: none."""
+    words = _base(append_limit)
     if tls_version is not None:
         words += _WITH_PLUS if plus_announced(tls_version) else _SCRAM_AND_CRAM
         words.append("AUTH=PLAIN")
@@ -57,6 +66,17 @@ def before_login(*, tls_version: str | None, can_start_tls: bool, cleartext_allo
     return " ".join(words).encode("ascii")
 
 
-def after_login(disabled: Collection[str]) -> bytes:
+def after_login(disabled: Collection[str], *, append_limit: int) -> bytes:
     """The list for a connection that is logged in, without what the account has disabled (upper-case names)."""
-    return " ".join(word for word in BASE if word.upper() not in disabled).encode("ascii")
+    return " ".join(word for word in _base(append_limit) if not is_disabled(word, disabled)).encode("ascii")
+
+
+def is_disabled(word: str, disabled: Collection[str]) -> bool:
+    """Whether an account has this capability disabled, by its whole word or by the name before its value."""
+    name = word.upper()
+    return name in disabled or name.partition("=")[0] in disabled
+
+
+def _base(append_limit: int) -> list[str]:
+    with_value = f"APPENDLIMIT={append_limit or APPENDLIMIT_NONE}"
+    return [with_value if word == "APPENDLIMIT" else word for word in BASE]

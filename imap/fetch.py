@@ -47,12 +47,12 @@ async def fetch(session: Session, arguments: FetchArguments) -> Done:
         # Before any FETCH, whose numbers would confuse (RFC 7162 3.2.6).
         await _send_vanished(session, arguments)
     with_modseq = arguments.changed_since is not None or (session.qresync and arguments.is_uid)
-    rows = RowPlan.of(arguments.items, with_modseq=with_modseq)
+    rows = RowPlan.of(arguments.items, with_modseq=with_modseq, utf8=session.utf8)
     if rows is not None:
         missing = await _send_rows(session, rows, uids, arguments.changed_since)
         unknown_encoding = False
     else:
-        plan = ContentPlan(arguments.items, with_modseq=with_modseq, rev2=session.rev2)
+        plan = ContentPlan(arguments.items, with_modseq=with_modseq, rev2=session.rev2, utf8=session.utf8)
         missing, unknown_encoding = await _send_contents(session, plan, uids, arguments.changed_since or 0)
     if unknown_encoding:
         raise Refused("a part has a transfer encoding that is not known", "UNKNOWN-CTE")

@@ -1,4 +1,4 @@
-"""The arguments of FETCH: which data items of which messages (RFC 9051 6.4.5, RFC 3516, RFC 7162 3.1.4)."""
+"""The arguments of FETCH: which data items of which messages (RFC 9051 6.4.5, RFC 3516, 7162 3.1.4, 8514, 8970)."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class Item(enum.Enum):
     BODYSTRUCTURE = b"BODYSTRUCTURE"
     BODY = b"BODY"
     MODSEQ = b"MODSEQ"
+    SAVEDATE = b"SAVEDATE"
+    PREVIEW = b"PREVIEW"
 
 
 class Form(enum.Enum):
@@ -102,6 +104,8 @@ def _items(parser: Parser) -> tuple[FetchItem, ...]:
 
 
 def _item(parser: Parser, name: str) -> FetchItem:
+    if name == "PREVIEW" and parser.take(b" ("):
+        _preview_modifiers(parser)
     if name in _PLAIN:
         return _PLAIN[name]
     if name in _OLD:
@@ -119,6 +123,16 @@ def _item(parser: Parser, name: str) -> FetchItem:
             path, text = _binary_path(parser)
             return ContentItem(b"BINARY.SIZE[%b]" % text, Section(path), Form.DECODED_SIZE, peek=True)
     raise parser.fail(f"data item FETCH has, not {name[:40]}")
+
+
+def _preview_modifiers(parser: Parser) -> None:
+    """LAZY is all that there is (RFC 8970 3.1), and changes nothing: a preview is never slow to make."""
+    while True:
+        if parser.word("LAZY") != "LAZY":
+            raise parser.fail("LAZY before this")
+        if parser.take(b")"):
+            return
+        parser.space()
 
 
 def _body_section(parser: Parser, *, peek: bool) -> ContentItem:

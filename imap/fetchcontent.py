@@ -51,7 +51,7 @@ class Made:
 class ContentPlan:
     """What to read for these items, and how their lines are made."""
 
-    def __init__(self, items: Sequence[FetchItem], *, with_modseq: bool, rev2: bool) -> None:
+    def __init__(self, items: Sequence[FetchItem], *, with_modseq: bool, rev2: bool, utf8: bool) -> None:
         self.items: list[FetchItem] = [*items] if Item.UID in items else [Item.UID, *items]
         if with_modseq and Item.MODSEQ not in items:
             self.items.append(Item.MODSEQ)
@@ -68,7 +68,7 @@ class ContentPlan:
         )
         structure = ("blob__structure",) if self._needs_structure else ()
         self.columns = tuple(dict.fromkeys((*columns_of(self.row_items), *_CONTENT_COLUMNS, *structure)))
-        self._values = {item: value_of(item, self.columns) for item in self.row_items}
+        self._values = {item: value_of(item, self.columns, utf8=utf8) for item in self.row_items}
         self._content_at = [self.columns.index(column) for column in _CONTENT_COLUMNS]
         self._structure_at = self.columns.index("blob__structure") if self._needs_structure else None
 

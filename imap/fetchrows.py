@@ -9,16 +9,16 @@ from typing import Any, Final, Self
 
 from protocols import imapformat
 from protocols.message import Part
-from store import reading
+from store import previews, reading
 from store.flags import words
 
-from .answers import internal_date
+from .answers import internal_date, text_string
 from .fetchargs import FetchItem, Item
 
 FLAGS_BATCH: Final = 4000  # messages of a batch where only small columns are read
 BATCH: Final = 500  # messages of a batch that reads ENVELOPE, BODYSTRUCTURE or structures: a few KB each
 
-_LARGE: Final = frozenset({Item.ENVELOPE, Item.BODYSTRUCTURE, Item.BODY})
+_LARGE: Final = frozenset({Item.ENVELOPE, Item.BODYSTRUCTURE, Item.BODY, Item.PREVIEW})
 
 Row = tuple[Any, ...]
 
@@ -32,6 +32,8 @@ COLUMNS: Final[dict[Item, tuple[str, ...]]] = {
     Item.BODYSTRUCTURE: ("blob__imap_bodystructure",),
     Item.BODY: ("blob__structure",),
     Item.MODSEQ: ("modseq",),
+    Item.SAVEDATE: ("save_date",),
+    Item.PREVIEW: ("preview",),
 }
 FORMATS: Final[dict[Item, bytes]] = {
     Item.UID: b"UID %d",
@@ -42,6 +44,8 @@ FORMATS: Final[dict[Item, bytes]] = {
     Item.BODYSTRUCTURE: b"BODYSTRUCTURE %b",
     Item.BODY: b"BODY %b",
     Item.MODSEQ: b"MODSEQ (%d)",
+    Item.SAVEDATE: b"SAVEDATE %b",
+    Item.PREVIEW: b"PREVIEW %b",
 }
 
 
@@ -53,20 +57,21 @@ class RowPlan:
     columns: tuple[str, ...]
     line: bytes
     batch: int
+    utf8: bool
 
     @classmethod
-    def of(cls, wanted: Sequence[FetchItem], *, with_modseq: bool) -> Self | None:
+    def of(cls, wanted: Sequence[FetchItem], *, with_modseq: bool, utf8: bool) -> Self | None:
         """The plan for these items; None if one of them is content."""
         items = [item for item in wanted if isinstance(item, Item)]
         if len(items) < len(wanted):
             return None
-        return cls.of_rows(items, with_modseq=with_modseq)
+        return cls.of_rows(items, with_modseq=with_modseq, utf8=utf8)
 
     @classmethod
-    def of_rows(cls, wanted: Sequence[Item], *, with_modseq: bool) -> Self:
+    def of_rows(cls, wanted: Sequence[Item], *, with_modseq: bool, utf8: bool) -> Self:
         items = with_required(wanted, with_modseq=with_modseq)
         line = b"* %%d FETCH (%b)\r\n" % b" ".join(FORMATS[item] for item in items)
-        return cls(items, columns_of(items), line, BATCH if _LARGE.intersection(items) else FLAGS_BATCH)
+        return cls(items, columns_of(items), line, BATCH if _LARGE.intersection(items) else FLAGS_BATCH, utf8)
 
 
 def with_required(wanted: Sequence[Item], *, with_modseq: bool) -> tuple[Item, ...]:
@@ -94,17 +99,31 @@ def row_batch(
     if plan.items == (Item.UID, Item.FLAGS):
         # The most frequent question by far.
         return b"".join([line % (number, row[0], words(row[1], row[2])) for number, row in numbered]), len(rows)
-    values = [value_of(item, plan.columns) for item in plan.items]
+    values = [value_of(item, plan.columns, utf8=plan.utf8) for item in plan.items]
     return b"".join([line % (number, *[value(row) for value in values]) for number, row in numbered]), len(rows)
 
 
 def read_rows(
     mailbox_id: int, uids: Sequence[int], items: Sequence[Item], columns: Sequence[str], changed_since: int
 ) -> list[Row]:
-    """The columns of these messages, ENVELOPE as it is with the prefix of each."""
+    """The columns of these messages, ENVELOPE as it is with the prefix of each, previews made where missing."""
     rows = reading.rows(mailbox_id, uids, columns, changed_since=changed_since)
-    if Item.ENVELOPE not in items:
+    if Item.PREVIEW in items:
+        rows = _with_previews(mailbox_id, rows, columns.index("preview"))
+    if Item.ENVELOPE in items:
+        rows = _with_own_envelopes(mailbox_id, rows, columns)
+    return rows
+
+
+def _with_previews(mailbox_id: int, rows: list[Row], at: int) -> list[Row]:
+    missing = [row[0] for row in rows if row[at] is None]
+    if not missing:
         return rows
+    made = previews.ensure(mailbox_id, missing)
+    return [(*row[:at], made.get(row[0], ""), *row[at + 1 :]) if row[at] is None else row for row in rows]
+
+
+def _with_own_envelopes(mailbox_id: int, rows: list[Row], columns: Sequence[str]) -> list[Row]:
     envelope, prefix = (columns.index(column) for column in COLUMNS[Item.ENVELOPE])
     changing = {row[0]: bytes(row[prefix]) for row in rows if imapformat.prefix_changes_envelope(row[prefix])}
     if not changing:
@@ -122,8 +141,8 @@ def with_numbers(rows: list[Row], uids: Sequence[int], numbers: Sequence[int]) -
     return [(by_uid[row[0]], row) for row in rows]
 
 
-def value_of(item: Item, columns: Sequence[str]) -> Callable[[Row], Any]:
-    """What makes an item's value of a row."""
+def value_of(item: Item, columns: Sequence[str], *, utf8: bool) -> Callable[[Row], Any]:
+    """What makes an item's value of a row; ``utf8``: for a client that takes UTF-8 in quoted strings."""
     at = [columns.index(column) for column in COLUMNS[item]]
     first = at[0]
     match item:
@@ -133,6 +152,10 @@ def value_of(item: Item, columns: Sequence[str]) -> Callable[[Row], Any]:
         case Item.INTERNALDATE:
             offset = at[1]
             return lambda row: internal_date(row[first], row[offset])
+        case Item.SAVEDATE:
+            return lambda row: b"NIL" if row[first] is None else internal_date(row[first], 0)
+        case Item.PREVIEW:
+            return lambda row: text_string(row[first][: previews.SENT_MAX], utf8=utf8)
         case Item.BODY:
             return lambda row: imapformat.body(Part.from_json(row[first]))
     return lambda row: row[first]

@@ -132,6 +132,8 @@ async def enable(session: Session, arguments: EnableArguments) -> Done:
         match name:
             case "IMAP4REV2":
                 session.rev2 = True
+            case "UTF8=ACCEPT":
+                session.utf8_accept = True
             case "CONDSTORE":
                 session.enable_condstore()
             case "QRESYNC":

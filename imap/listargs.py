@@ -11,6 +11,7 @@ from .syntax import Parser
 PATTERNS_MAX: Final = 1000  # of one LIST
 STATUS_ITEMS: Final = frozenset(
     {"MESSAGES", "UIDNEXT", "UIDVALIDITY", "UNSEEN", "DELETED", "SIZE", "RECENT", "HIGHESTMODSEQ"}
+    | {"APPENDLIMIT", "DELETED-STORAGE"}  # RFC 7889 3, RFC 9208 4.1.4
 )
 _SELECTION: Final = frozenset({"SUBSCRIBED", "REMOTE", "SPECIAL-USE", "RECURSIVEMATCH"})
 _RETURN: Final = frozenset({"SUBSCRIBED", "CHILDREN", "SPECIAL-USE"})

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -17,6 +17,7 @@ from . import metadata, mutf7
 from .answers import Done, Refused, mailbox_name, read_mailbox_name, refusal
 from .listargs import ListArguments, LsubArguments, StatusArguments
 from .patterns import BadPattern, Patterns, combined
+from .quota import in_units
 from .session import Session
 
 _ROOT: Final = b'* LIST () "/" ""\r\n'
@@ -28,7 +29,8 @@ async def list_(session: Session, arguments: ListArguments) -> Done:
         return Done()
     if "HIGHESTMODSEQ" in arguments.status:
         session.enable_condstore()
-    session.send_lines(await session.call(_list_lines, session.account_id, arguments, utf8=session.utf8))
+    make = _StatusLines(arguments.status, session.connection.settings.imap_append_limit, utf8=session.utf8)
+    session.send_lines(await session.call(_list_lines, session.account_id, arguments, make, utf8=session.utf8))
     return Done()
 
 
@@ -41,27 +43,47 @@ async def status(session: Session, arguments: StatusArguments) -> Done:
     if "HIGHESTMODSEQ" in arguments.items:
         session.enable_condstore()
     name = read_mailbox_name(arguments.mailbox, utf8=session.utf8)
+    make = _StatusLines(arguments.items, session.connection.settings.imap_append_limit, utf8=session.utf8)
     try:
-        view = await session.call(reading.mailbox, session.account_id, name)
+        session.send(await session.call(_status_line, session.account_id, name, make))
     except StoreError as exc:
         raise refusal(exc) from exc
-    session.send(_status_line(view, arguments.items, utf8=session.utf8))
     return Done()
 
 
-def _status_line(view: MailboxView, items: Iterable[str], *, utf8: bool) -> bytes:
-    values = {
-        "MESSAGES": view.messages,
-        "UIDNEXT": view.uidnext,
-        "UIDVALIDITY": view.uidvalidity,
-        "UNSEEN": view.unseen,
-        "DELETED": view.deleted,
-        "SIZE": view.size,
-        "RECENT": 0,
-        "HIGHESTMODSEQ": view.modseq,
-    }
-    shown = " ".join(f"{item} {values[item]}" for item in items).encode("ascii")
-    return b"* STATUS %b (%b)\r\n" % (mailbox_name(view.name, utf8=utf8), shown)
+def _status_line(account_id: int, name: str, make: _StatusLines) -> bytes:
+    with db.read():
+        view = reading.mailbox(account_id, name)
+        if make.needs_deleted_sizes and view.deleted:
+            make.deleted_sizes = reading.deleted_sizes(account_id, view.id)
+    return make.line(view)
+
+
+class _StatusLines:
+    """Makes STATUS lines with these items."""
+
+    def __init__(self, items: Sequence[str], append_limit: int, *, utf8: bool) -> None:
+        self._items = items
+        self._append_limit = append_limit or "NIL"
+        self._utf8 = utf8
+        self.needs_deleted_sizes = "DELETED-STORAGE" in items
+        self.deleted_sizes: Mapping[int, int] = {}
+
+    def line(self, view: MailboxView) -> bytes:
+        values = {
+            "MESSAGES": view.messages,
+            "UIDNEXT": view.uidnext,
+            "UIDVALIDITY": view.uidvalidity,
+            "UNSEEN": view.unseen,
+            "DELETED": view.deleted,
+            "SIZE": view.size,
+            "RECENT": 0,
+            "APPENDLIMIT": self._append_limit,
+            "HIGHESTMODSEQ": view.modseq,
+            "DELETED-STORAGE": in_units(self.deleted_sizes.get(view.id, 0)),
+        }
+        shown = " ".join(f"{item} {values[item]}" for item in self._items).encode("ascii")
+        return b"* STATUS %b (%b)\r\n" % (mailbox_name(view.name, utf8=self._utf8), shown)
 
 
 @dataclass(slots=True)
@@ -79,7 +101,7 @@ class _Entry:
         return self.view is not None and bool(self.view.special_uses)
 
 
-def _list_lines(account_id: int, arguments: ListArguments, *, utf8: bool) -> list[bytes]:
+def _list_lines(account_id: int, arguments: ListArguments, make: _StatusLines, *, utf8: bool) -> list[bytes]:
     patterns = _patterns(arguments.reference, arguments.patterns, utf8=utf8)
     if patterns is None:
         return []
@@ -88,6 +110,8 @@ def _list_lines(account_id: int, arguments: ListArguments, *, utf8: bool) -> lis
     with db.read():
         entries = _entries(reading.mailboxes(account_id), criteria)
         kept = stored.of_mailboxes(account_id, arguments.metadata) if arguments.metadata else {}
+        if make.needs_deleted_sizes:
+            make.deleted_sizes = reading.deleted_sizes(account_id)
     lines: list[bytes] = []
     for name, entry in sorted(entries.items()):
         selected = all(entry.meets(option) for option in criteria)
@@ -98,7 +122,7 @@ def _list_lines(account_id: int, arguments: ListArguments, *, utf8: bool) -> lis
             continue
         lines.append(_list_line(name, entry, arguments, below, utf8=utf8))
         if arguments.status and entry.view is not None:
-            lines.append(_status_line(entry.view, arguments.status, utf8=utf8))
+            lines.append(make.line(entry.view))
         if arguments.metadata and entry.view is not None:
             own = kept.get(entry.view.id, {})
             shown = [

@@ -1,17 +1,29 @@
-"""CREATE, DELETE, RENAME, SUBSCRIBE, UNSUBSCRIBE: the rules are the store's (RFC 9051 6.3.4 to 6.3.8)."""
+"""CREATE, DELETE, RENAME, SUBSCRIBE, UNSUBSCRIBE: the rules are the store's (RFC 9051 6.3.4 to 6.3.8, RFC 6154 3)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Final
 
 from store import changes, mailboxes
 from store.changes import Event
 from store.db import AccountTx
+from store.models import SPECIAL_USES
 
 from . import announce
-from .answers import Done, read_mailbox_name
+from .answers import Done, Refused, read_mailbox_name
 from .session import Session
 from .syntax import Parser
+
+USES_MAX: Final = 100  # of one CREATE
+
+
+@dataclass(frozen=True, slots=True)
+class CreateArguments:
+    """``uses``: attributes as they were given, such as ``\\Sent``."""
+
+    mailbox: bytes
+    uses: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +39,23 @@ def parse_name(parser: Parser) -> bytes:
     return name
 
 
+def parse_create(parser: Parser) -> CreateArguments:
+    parser.space()
+    name = parser.astring()
+    uses: list[str] | None = None
+    if parser.take(b" "):
+        parser.expect(b"(")
+        while uses is None or not parser.take(b")"):
+            if uses is not None or parser.word("USE") != "USE":
+                raise parser.fail("USE, once")
+            parser.space()
+            uses = parser.flag_list()
+        if len(uses) > USES_MAX:
+            raise parser.fail(f"at most {USES_MAX} special uses")
+    parser.end()
+    return CreateArguments(name, tuple(uses or ()))
+
+
 def parse_rename(parser: Parser) -> RenameArguments:
     parser.space()
     source = parser.astring()
@@ -36,13 +65,14 @@ def parse_rename(parser: Parser) -> RenameArguments:
     return RenameArguments(source, destination)
 
 
-async def create(session: Session, given: bytes) -> Done:
+async def create(session: Session, arguments: CreateArguments) -> Done:
     # A trailing separator says that mailboxes will be made below it; all of ours can have some (RFC 9051 6.3.4).
-    name = read_mailbox_name(given, utf8=session.utf8).removesuffix("/")
+    name = read_mailbox_name(arguments.mailbox, utf8=session.utf8).removesuffix("/")
+    uses = _special_uses(arguments.uses)
 
     def make(tx: AccountTx) -> list[Event]:
         since = tx.state.last_modseq
-        mailboxes.create(tx, name)
+        mailboxes.create(tx, name, uses)
         tx.flush()
         return changes.events(tx.account_id, since).events
 
@@ -50,8 +80,17 @@ async def create(session: Session, given: bytes) -> Done:
     await session.tell_pending()
     for event in made:
         if event.kind == announce.Kind.MAILBOX_ADD:
-            session.send(announce.event_line(_with_old_name(event, name), rev2=session.rev2))
+            session.send(announce.event_line(_with_old_name(event, name), rev2=session.rev2, utf8=session.utf8))
     return Done()
+
+
+def _special_uses(attributes: tuple[str, ...]) -> list[str]:
+    """The store's names of special uses. Raises Refused for what a mailbox cannot be made for (RFC 6154 3)."""
+    uses = [attribute.removeprefix("\\").lower() for attribute in attributes]
+    for attribute, use in zip(attributes, uses, strict=True):
+        if use not in SPECIAL_USES or attribute[:1] != "\\":
+            raise Refused(f"no mailbox can be made for {attribute[:40]}", "USEATTR")
+    return list(dict.fromkeys(uses))
 
 
 def _with_old_name(event: Event, asked: str) -> Event:

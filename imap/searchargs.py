@@ -1,8 +1,9 @@
-"""The arguments of SEARCH as a query of store.search (RFC 9051 6.4.4, RFC 7162 3.1.5)."""
+"""The arguments of SEARCH as a query of store.search (RFC 9051 6.4.4, RFC 7162 3.1.5, RFC 5032, RFC 8514 4.3)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import Final
 
 from store.errors import BadFlag
@@ -17,14 +18,17 @@ from store.search import (
     Larger,
     ModSeq,
     Not,
+    Older,
     Or,
     Query,
     Received,
     Relation,
+    Saved,
     Sent,
     Smaller,
     Text,
     Uid,
+    Younger,
     uid_ranges,
 )
 
@@ -51,14 +55,18 @@ _WORDS: Final[dict[str, Query]] = {
     "NEW": NOTHING,
     "OLD": All(),
     "RECENT": NOTHING,
+    "SAVEDATESUPPORTED": All(),
     **_FLAGS,
     **{f"UN{name}": Not(flag) for name, flag in _FLAGS.items()},
 }
 _HEADERS: Final = frozenset({"BCC", "CC", "FROM", "SUBJECT", "TO"})
-_DATES: Final[dict[str, tuple[type[Received] | type[Sent], Relation]]] = {
+_DATES: Final[dict[str, tuple[type[Received] | type[Saved] | type[Sent], Relation]]] = {
     "BEFORE": (Received, Relation.BEFORE),
     "ON": (Received, Relation.ON),
     "SINCE": (Received, Relation.SINCE),
+    "SAVEDBEFORE": (Saved, Relation.BEFORE),
+    "SAVEDON": (Saved, Relation.ON),
+    "SAVEDSINCE": (Saved, Relation.SINCE),
     "SENTBEFORE": (Sent, Relation.BEFORE),
     "SENTON": (Sent, Relation.ON),
     "SENTSINCE": (Sent, Relation.SINCE),
@@ -197,6 +205,10 @@ class _Keys:
                 parser.space()
                 size = parser.number("size", most=NUMBER64_MAX)
                 return Larger(size) if word == "LARGER" else Smaller(size)
+            case "OLDER" | "YOUNGER":
+                parser.space()
+                limit = datetime.now(UTC) - timedelta(seconds=parser.number("seconds", least=1))
+                return Older(limit) if word == "OLDER" else Younger(limit)
             case "UID":
                 parser.space()
                 return Numbers(parser.sequence_set(), is_uid=True)

@@ -69,6 +69,7 @@ class Session:
         self.feed_position = 0  # in the change feed, for what is not a message
         self.pending_events: list[Events] = []  # taken in and not yet told
         self.rev2 = False  # IMAP4rev2 was enabled; so were the others
+        self.utf8_accept = False
         self.condstore = False
         self.qresync = False
         self.metadata = False  # changes of annotations are told (RFC 5464 4.1)
@@ -87,8 +88,8 @@ class Session:
 
     @property
     def utf8(self) -> bool:
-        """Whether mailbox names are UTF-8, in both directions (RFC 9051 5.1, 6.3.1)."""
-        return self.rev2
+        """Whether names and strings are UTF-8, in both directions (RFC 9051 5.1, RFC 6855 3)."""
+        return self.rev2 or self.utf8_accept
 
     @property
     def position(self) -> int:
@@ -131,9 +132,11 @@ class Session:
             await self.flush()
 
     def capabilities(self) -> bytes:
+        limit = self.connection.settings.imap_append_limit
         if self.account is not None:
-            return capabilities.after_login(self.account.disabled)
+            return capabilities.after_login(self.account.disabled, append_limit=limit)
         return capabilities.before_login(
+            append_limit=limit,
             tls_version=self.tls_version,
             can_start_tls=self.can_start_tls,
             cleartext_allowed=self.connection.listener.imap_no_require_starttls,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from django.db.models import F
+from django.db.models import F, Sum
 from django.db.models.expressions import Combinable
 
 from protocols.message.structure import Envelope
@@ -70,6 +70,14 @@ class Listing:
     views: list[MailboxView]
     subscribed: frozenset[str]
     modseq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """Bytes of messages that an account has, and may have; 0 is no limit."""
+
+    used: int
+    limit: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,15 +178,28 @@ def rows(
     return [row[:-1] for row in found] if position is None else found
 
 
-def check_quota(account_id: int, size: int) -> None:
-    """Whether an account has room for so many bytes now; adding a message checks again. Raises OverQuota."""
+def quota(account_id: int) -> Quota:
+    """Raises MailboxGone."""
     row = _room.row(account_id)
     if row is None:
         raise MailboxGone(f"account {account_id} was removed")
     used, own_quota = row
-    limit = quota_limit(own_quota)
-    if limit and used + size > limit:
-        raise OverQuota(limit)
+    return Quota(used, quota_limit(own_quota))
+
+
+def check_quota(account_id: int, size: int) -> None:
+    """Whether an account has room for so many bytes now; adding a message checks again. Raises OverQuota."""
+    now = quota(account_id)
+    if now.limit and now.used + size > now.limit:
+        raise OverQuota(now.limit)
+
+
+def deleted_sizes(account_id: int, mailbox_id: int | None = None) -> dict[int, int]:
+    """Bytes of the messages marked deleted by mailbox, of one or of all; mailboxes without such are not in it."""
+    marked = Message.objects.filter(account_id=account_id, expunged=False, deleted=True)
+    if mailbox_id is not None:
+        marked = marked.filter(mailbox_id=mailbox_id)
+    return dict(marked.order_by().values_list("mailbox_id").annotate(Sum("size")))
 
 
 def highest_deleted_modseq(account_id: int) -> int:

@@ -98,6 +98,28 @@ class Sent:
 
 
 @dataclass(frozen=True, slots=True)
+class Older:
+    """Messages whose INTERNALDATE is this moment or before it."""
+
+    moment: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Younger:
+    """Messages whose INTERNALDATE is this moment or after it."""
+
+    moment: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """The day in UTC at which the message came into its mailbox."""
+
+    relation: Relation
+    day: date
+
+
+@dataclass(frozen=True, slots=True)
 class Larger:
     size: int
 
@@ -141,7 +163,10 @@ class Body:
     value: str
 
 
-Query = All | And | Or | Not | Flag | Keyword | Received | Sent | Larger | Smaller | Uid | ModSeq | Header | Text | Body
+Query = (
+    All | And | Or | Not | Flag | Keyword | Received | Sent | Older | Younger | Saved | Larger | Smaller | Uid | ModSeq
+    | Header | Text | Body
+)  # fmt: skip
 
 
 class Match(NamedTuple):
@@ -202,6 +227,7 @@ _COLUMNS: Final[dict[str, str | Combinable]] = {
     "keywords": "keywords",
     "received": "received",
     "received_offset": "received_offset",
+    "save_date": "save_date",
     "size": "size",
     "prefix": "prefix",
     # Not KT(): it takes what is before the first __ for the column.
@@ -330,6 +356,15 @@ class _Plan:
             case Received(relation, day):
                 moment, offset = self._column("received"), self._column("received_offset")
                 return lambda row, texts: _compare(_local_day(row[moment], row[offset]), relation, day)
+            case Older(limit):
+                moment = self._column("received")
+                return lambda row, texts: bool(row[moment] <= limit)
+            case Younger(limit):
+                moment = self._column("received")
+                return lambda row, texts: bool(row[moment] >= limit)
+            case Saved(relation, day):
+                saved = self._column("save_date")
+                return lambda row, texts: row[saved] is not None and _compare(row[saved].date(), relation, day)
             case Sent(relation, day):
                 sent, prefix = self._column("sent"), self._column("prefix")
                 return lambda row, texts: _sent(row[sent], row[prefix], relation, day)
@@ -483,6 +518,12 @@ def _exact(query: Query) -> Q | None:
             return Q(**{next(column for column, flag, _ in FLAGS if flag == bit): True})
         case Keyword(word):
             return Q(keywords__contains=f" {word} ")
+        case Older(moment):
+            return Q(received__lte=moment)
+        case Younger(moment):
+            return Q(received__gte=moment)
+        case Saved(relation, day):
+            return _saved(relation, day)
         case Larger(size):
             return Q(size__gt=size)
         case Smaller(size):
@@ -597,6 +638,16 @@ def _received_superset(relation: Relation, day: date) -> Q:
     if relation is Relation.SINCE:
         return Q(received__gte=low)
     return Q(received__gte=low, received__lt=high)
+
+
+def _saved(relation: Relation, day: date) -> Q:
+    start = datetime.combine(day, time(), UTC)
+    if relation is Relation.BEFORE:
+        return Q(save_date__lt=start)
+    condition = Q(save_date__gte=start)
+    if relation is Relation.ON and day < date.max:
+        condition &= Q(save_date__lt=start + timedelta(days=1))
+    return condition
 
 
 def _sent(parsed: str | None, prefix: bytes, relation: Relation, day: date) -> bool:

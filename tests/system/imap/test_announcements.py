@@ -17,6 +17,7 @@ import pytest
 from mox_project import localserve
 from tests.system.imap.conftest import User, tls_context
 from tests.system.imap.mirror import Mirror
+from tests.system.imap.test_capabilities import BASE
 from tests.system.imap.transcript import simple
 from tests.system.imap.wire import Response, Wire
 from tests.system.servers import PROJECT, Server, running
@@ -366,12 +367,8 @@ def test_sessions_on_different_processes_hear_each_other(on_both: Callable[[], t
 
 
 def test_without_tls_nobody_logs_in_where_it_is_required(strict_server: Server) -> None:
-    base = (
-        "IMAP4rev2 IMAP4rev1 ENABLE LITERAL+ IDLE SASL-IR BINARY UNSELECT UIDPLUS ESEARCH SEARCHRES MOVE LIST-EXTENDED "
-        "SPECIAL-USE LIST-STATUS ID CONDSTORE QRESYNC STATUS=SIZE NAMESPACE METADATA LIST-METADATA"
-    )
     with Wire(strict_server.ip, strict_server.imap_port) as wire:
-        words = f"{base} AUTH=SCRAM-SHA-256 AUTH=SCRAM-SHA-1 AUTH=CRAM-MD5 STARTTLS LOGINDISABLED"
+        words = f"{BASE} AUTH=SCRAM-SHA-256 AUTH=SCRAM-SHA-1 AUTH=CRAM-MD5 STARTTLS LOGINDISABLED"
         assert wire.ok("CAPABILITY").one("CAPABILITY").raw == f"* CAPABILITY {words}\r\n".encode()
         wire.no(f"LOGIN mox@localhost {localserve.PASSWORD}", code="PRIVACYREQUIRED")
         wire.no("AUTHENTICATE PLAIN AGEAYg==", code="PRIVACYREQUIRED")

@@ -104,3 +104,19 @@ def test_search_takes_utf8_after_enable_without_charset(imap_user: User) -> None
     found = wire.ok("SEARCH ALL")
     assert found.named("SEARCH") == []
     assert found.one("ESEARCH").data[-2:] == ("ALL", "1")
+
+
+def test_a_mailbox_can_be_made_for_a_use(imap_user: User) -> None:
+    wire = imap_user.session()
+    wire.ok("CREATE Work/Papers (USE (\\Archive \\Trash))")
+    uses = {response.data[2]: response.data[0] for response in wire.ok('LIST "" *').named("LIST")}
+    assert uses["Work/Papers"] == ["\\Archive", "\\Trash"]
+    assert uses["Work"] == []
+    assert uses["Archive"] == uses["Trash"] == []  # a use has one mailbox
+    for use in ("\\All", "\\Flagged", "\\Important", "Sent", "\\Inbox"):
+        wire.no(f"CREATE Other (USE (\\Sent {use}))", code="USEATTR")
+    assert "Other" not in [response.data[2] for response in wire.ok('LIST "" *').named("LIST")]
+    wire.no("CREATE Work/Papers (USE (\\Sent))", code="ALREADYEXISTS")
+    wire.ok("CREATE Other (use ())")
+    for broken in ("()", "(USE)", "(USE \\Sent)", "(USE (\\Sent) USE (\\Junk))", "(SIZE (1))", "(USE (\\Sent)"):
+        wire.bad(f"CREATE Broken {broken}")
