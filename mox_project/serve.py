@@ -8,7 +8,6 @@ import json
 import logging
 import os
 import resource
-import sys
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, dataclass
@@ -84,9 +83,7 @@ def examined(kinds: Collection[Kind]) -> Plan:
         connection.ensure_connection()
     except DatabaseError as exc:
         raise EnvironmentProblem(f"the database cannot be used: {' '.join(str(exc).split())}") from exc
-    copy = upgrade.bring_up_to_date(automatic=environment.is_alone)
-    if copy is not None:
-        sys.stderr.write(f"the database was migrated; as it was before, it is in {copy}\n")
+    upgrade.bring_up_to_date(automatic=environment.is_alone)
     if not ServerSettings.objects.exists():
         raise EnvironmentProblem(
             f"no server is set up in {environment.data_dir}: its hostname, listeners and first account are missing"

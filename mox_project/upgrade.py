@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sqlite3
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,8 +16,8 @@ from django.db.migrations.executor import MigrationExecutor
 from .problem import EnvironmentProblem
 
 
-def bring_up_to_date(*, automatic: bool) -> Path | None:
-    """Apply migrations that are due; gives the copy of the database that was made before.
+def bring_up_to_date(*, automatic: bool) -> None:
+    """Apply migrations that are due, and say on stderr where the copy of the database is that was made before.
 
     ``automatic``: no other node uses the database. Raises EnvironmentProblem: where it is not, and migrations are due;
     for a database that a later version has changed already; when the copy cannot be made.
@@ -33,13 +34,14 @@ def bring_up_to_date(*, automatic: bool) -> Path | None:
         )
     due = executor.migration_plan(executor.loader.graph.leaf_nodes())
     if not due:
-        return None
+        return
     if not automatic:
         names = ", ".join(f"{migration.app_label}.{migration.name}" for migration, _ in due)
         raise EnvironmentProblem(f"migrations are pending ({names}): run mox migrate after a backup")
     copy = _copy_of_sqlite() if applied and connection.vendor == "sqlite" else None
     call_command("migrate", verbosity=0, interactive=False)
-    return copy
+    if copy is not None:
+        sys.stderr.write(f"the database was migrated; as it was before, it is in {copy}\n")
 
 
 def _copy_of_sqlite() -> Path:
