@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Final
 from server import db
 from store import changes, reading
 from store.changes import Event, Events, MailboxChanges
+from store.errors import MailboxGone
 from store.messages import FlagRow
-from store.models import AccountState, ChangeEvent
+from store.models import ChangeEvent
 
 from .answers import Bye, astring, mailbox_name
 from .selected import Pending, Selected
@@ -30,16 +31,24 @@ class News:
     messages: MailboxChanges | None
 
 
+_NOTHING: Final = News(None, None)
+
+
 def look(account_id: int, feed_position: int, mailbox_id: int | None, position: int) -> News | None:
     """What is new in an account and in one mailbox of it; one query where nothing is. None if the account is gone."""
-    last = AccountState.objects.filter(pk=account_id).values_list("last_modseq", flat=True).first()
+    last = changes.last_modseq(account_id)
     if last is None:
         return None
-    with db.read():
-        return News(
-            changes.events(account_id, feed_position) if last > feed_position else None,
-            changes.mailbox_changes(mailbox_id, position) if mailbox_id is not None and last > position else None,
-        )
+    if last <= min(feed_position, position if mailbox_id is not None else last):
+        return _NOTHING
+    try:
+        with db.read():
+            return News(
+                changes.events(account_id, feed_position) if last > feed_position else None,
+                changes.mailbox_changes(mailbox_id, position) if mailbox_id is not None and last > position else None,
+            )
+    except MailboxGone:
+        return None
 
 
 async def announce(session: Session) -> None:

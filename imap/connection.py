@@ -150,6 +150,7 @@ class _CommandLoop:
             raise Bad("unknown command")
         self._name = name
         self._session.tag = self._tag
+        self._session.fresh = False
         if self._session.state not in command.states:
             raise Bad("not allowed in this state")
         parser.mark()
@@ -208,7 +209,7 @@ class _CommandLoop:
         if not command.announces or session.account is None:
             return
         try:
-            await announce.announce(session)
+            await (announce.tell_pending(session) if session.fresh else announce.announce(session))
         except (DatabaseError, DatabaseBusy) as exc:
             # What the command did is done: its answer must not suffer. The next one announces.
             session.log.warning("changes cannot be read", extra={"err": str(exc)})

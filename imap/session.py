@@ -78,6 +78,7 @@ class Session:
         )
         self.client_id = ""
         self.tag = b""  # of the command that is carried out
+        self.fresh = False  # it made a change: what others did until then is taken in, and need not be asked for again
         self.logged_out = False
 
     @property
@@ -187,6 +188,7 @@ class Session:
             if before.messages is not None:
                 selected.take(before.messages)
             selected.position = max(selected.position, position)
+        self.fresh = True
         return outcome
 
     @staticmethod

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from server import db
+from server.statements import Statement
 
 from .columns import BITS
+from .errors import MailboxGone
 from .messages import FlagRow
 from .models import AccountState, ChangeEvent, Mailbox, Message
 
@@ -58,24 +60,52 @@ class Events:
     complete: bool
 
 
+# Asked in the transaction of every change, for each session: see server.statements.
+_last_modseq: Final = Statement(
+    lambda account_id: AccountState.objects.filter(pk=account_id).values_list("last_modseq")
+)
+_mailbox: Final = Statement(
+    lambda pk: Mailbox.objects.filter(pk=pk).values_list("account__state__last_modseq", "keywords", "expunged")
+)
+_changed: Final = Statement(
+    lambda mailbox_id, since: (
+        Message.objects.filter(mailbox_id=mailbox_id, modseq__gt=since)
+        .order_by("modseq", "uid")
+        .values_list("uid", "modseq", BITS, "keywords", "create_modseq", "expunged")[: CHANGES_MAX + 1]
+    )
+)
+_feed: Final = Statement(
+    lambda account_id, since: (
+        ChangeEvent.objects.filter(account_id=account_id, modseq__gt=since)
+        .order_by("modseq", "seq")
+        .values_list("modseq", "seq", "kind", "mailbox_id", "data")[: CHANGES_MAX + 1]
+    )
+)
+_oldest: Final = Statement(
+    lambda account_id: ChangeEvent.objects.filter(account_id=account_id).order_by("modseq").values_list("modseq")[:1]
+)
+
+
+def last_modseq(account_id: int) -> int | None:
+    """The last modification sequence of an account; None if it was removed."""
+    row = _last_modseq.row(account_id)
+    return None if row is None else row[0]
+
+
 def mailbox_changes(mailbox_id: int, since: int) -> MailboxChanges:
     """What changed in a mailbox after ``since``.
 
-    Inside a write transaction (right after the account was locked) it is what others committed before.
+    Inside a write transaction (right after the account was locked) it is what others committed before. Raises
+    MailboxGone if not even a tombstone is left.
     """
     with db.read():
-        mailbox = Mailbox.objects.get(pk=mailbox_id)
-        modseq = AccountState.objects.values_list("last_modseq", flat=True).get(pk=mailbox.account_id)
-        keywords = tuple(mailbox.keywords)
-        if modseq <= since:
-            return MailboxChanges(modseq, [], [], [], keywords, gone=mailbox.expunged)
-        rows = list(
-            Message.objects.filter(mailbox_id=mailbox_id, modseq__gt=since)
-            .order_by("modseq", "uid")
-            .values_list("uid", "modseq", BITS, "keywords", "create_modseq", "expunged")[: CHANGES_MAX + 1]
-        )
+        mailbox = _mailbox.row(mailbox_id)
+        if mailbox is None:
+            raise MailboxGone("the mailbox was removed")
+        modseq, keywords, gone = mailbox[0], tuple(mailbox[1]), bool(mailbox[2])
+        rows = list(_changed.rows(mailbox_id, since)) if modseq > since else []
     if len(rows) > CHANGES_MAX:
-        return MailboxChanges(modseq, [], [], [], keywords, gone=mailbox.expunged, overflow=True)
+        return MailboxChanges(modseq, [], [], [], keywords, gone=gone, overflow=True)
     rows.sort()
     added, changed, removed = [], [], []
     for uid, row_modseq, bits, row_keywords, create_modseq, expunged in rows:
@@ -85,22 +115,19 @@ def mailbox_changes(mailbox_id: int, since: int) -> MailboxChanges:
             added.append(FlagRow(uid, row_modseq, bits, row_keywords))
         else:
             changed.append(FlagRow(uid, row_modseq, bits, row_keywords))
-    return MailboxChanges(modseq, added, changed, removed, keywords, gone=mailbox.expunged)
+    return MailboxChanges(modseq, added, changed, removed, keywords, gone=gone)
 
 
 def events(account_id: int, since: int) -> Events:
-    """The events of an account after ``since``."""
+    """The events of an account after ``since``. Raises MailboxGone if the account was removed."""
     with db.read():
-        modseq = AccountState.objects.values_list("last_modseq", flat=True).get(pk=account_id)
+        modseq = last_modseq(account_id)
+        if modseq is None:
+            raise MailboxGone(f"account {account_id} was removed")
         if modseq <= since:
             return Events(modseq, [], complete=True)
-        feed = ChangeEvent.objects.filter(account_id=account_id)
-        rows = list(
-            feed.filter(modseq__gt=since)
-            .order_by("modseq", "seq")
-            .values_list("modseq", "seq", "kind", "mailbox_id", "data")[: CHANGES_MAX + 1]
-        )
-        oldest = feed.order_by("modseq").values_list("modseq", flat=True).first()
+        rows = _feed.rows(account_id, since)
+        oldest = _oldest.row(account_id)
     # Events are dropped after a day: whether there were some between `since` and the oldest one kept cannot be told.
-    complete = len(rows) <= CHANGES_MAX and (oldest is None or oldest <= since)
+    complete = len(rows) <= CHANGES_MAX and (oldest is None or oldest[0] <= since)
     return Events(modseq, [Event(*row) for row in rows[:CHANGES_MAX]], complete)

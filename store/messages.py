@@ -17,15 +17,13 @@ from protocols.names import BadDomain, parse_domain
 from server.models import ServerSettings
 
 from . import blobs, flags
+from .byuid import UIDS_PER_QUERY, ByUID, spans
 from .columns import BITS
 from .db import AccountTx, Counts
 from .errors import MessageGone, OverQuota, TooManyKeywords
 from .flags import DELETED, KEYWORDS_PER_MAILBOX, KEYWORDS_PER_MESSAGE, NO_FLAGS, SEEN, Flags
 from .models import ChangeEvent, Mailbox, Message, MessageDKIMDomain, Recipient, Validation
-from .rows import insert
-
-UIDS_PER_QUERY: Final = 500  # databases bound the parameters of a statement
-UIDS_PER_RANGE: Final = 10_000  # UIDs looked at together for being dense enough for a range
+from .rows import insert, update
 
 
 class FlagRow(NamedTuple):
@@ -236,8 +234,12 @@ def set_flags(
     if changes:
         columns = _changed_columns(mode, new)
         for keywords, ids in changes.items():
+            values = {"modseq": tx.modseq(), "keywords": keywords, **columns}
+            if len(ids) == 1:
+                update(Message, ids[0], values)
+                continue
             for chunk in _chunks(ids):
-                Message.objects.filter(pk__in=chunk).update(modseq=tx.modseq(), keywords=keywords, **columns)
+                Message.objects.filter(pk__in=chunk).update(**values)
         if mode is not FlagMode.REMOVE:
             _merge_keywords(tx, mailbox, new.keywords)
         tx.count(mailbox, counts)
@@ -347,8 +349,8 @@ def _expunge(tx: AccountTx, mailbox: Mailbox, targets: list[_Target]) -> Expunge
 class _Target(NamedTuple):
     """A live message that an operation is about: the columns that all of them need."""
 
-    id: int
     uid: int
+    id: int
     create_modseq: int
     modseq: int
     size: int
@@ -362,32 +364,30 @@ class _Target(NamedTuple):
 _TABLE: Final = Message._meta.db_table
 
 
-def _live_targets(mailbox: Mailbox, condition: Q) -> Iterator[_Target]:
-    rows = (
-        Message.objects.filter(condition, mailbox_id=mailbox.pk, expunged=False)
-        .order_by("uid")
-        .values_list("id", "uid", "create_modseq", "modseq", "size", BITS, "keywords")
+_by_uid: Final = ByUID(
+    lambda messages: messages.filter(expunged=False).values_list(
+        "uid", "id", "create_modseq", "modseq", "size", BITS, "keywords"
     )
-    return map(_Target._make, rows)
+)
+
+
+def _live_targets(mailbox: Mailbox, condition: Q) -> Iterator[_Target]:
+    rows = Message.objects.filter(condition, mailbox_id=mailbox.pk, expunged=False).order_by("uid")
+    return map(_Target._make, rows.values_list(*_Target._fields[:5], BITS, "keywords"))
 
 
 def _targets(mailbox: Mailbox, uids: Sequence[int]) -> Iterator[_Target]:
     """The live ones of these UIDs, ascending."""
-    for condition, wanted in uid_conditions(uids):
-        for target in _live_targets(mailbox, condition):
-            if wanted is None or target.uid in wanted:
-                yield target
+    return map(_Target._make, _by_uid.rows(mailbox.pk, uids))
 
 
 def uid_conditions(uids: Sequence[int]) -> Iterator[tuple[Q, frozenset[int] | None]]:
     """Conditions that find these UIDs, ascending and without an overlong IN list.
 
-    With each comes the set to filter its rows by, or None where the condition is exact.
+    With each comes the set to filter its rows by, or None where the condition is exact. See `ByUID` for queries that
+    are made often.
     """
-    ordered = sorted(set(uids))
-    for start in range(0, len(ordered), UIDS_PER_RANGE):
-        part = ordered[start : start + UIDS_PER_RANGE]
-        low, high = part[0], part[-1]
+    for low, high, part in spans(uids):
         if high - low + 1 <= 2 * len(part):
             dense = high - low + 1 == len(part)
             yield Q(uid__gte=low, uid__lte=high), None if dense else frozenset(part)

@@ -2,24 +2,26 @@
 
 from __future__ import annotations
 
+import functools
 from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from django.db.models import F, Sum
+from django.db.models import F, QuerySet, Sum
 from django.db.models.expressions import Combinable
 
 from protocols.message.structure import Envelope
 from server import db
 from server.statements import Statement
 
+from .byuid import ByUID
 from .columns import BITS
 from .db import mailbox_by_name
 from .errors import MailboxGone, MailboxNotFound, OverQuota
 from .mailboxes import canonical_name
-from .messages import FlagRow, quota_limit, uid_conditions
+from .messages import FlagRow, quota_limit
 from .models import AccountState, Mailbox, Message, Subscription
 
 _room: Final = Statement(
@@ -157,25 +159,23 @@ def rows(
 
     Expunged messages are among them while their content is kept, unless ``live_only``.
     """
-    columns: list[str | Combinable] = [BITS if name == "bits" else F(name) for name in fields]
-    position = None
-    if "uid" in fields:
-        position = list(fields).index("uid")
-    else:
-        columns.append(F("uid"))
-    found: list[tuple[Any, ...]] = []
-    for condition, wanted in uid_conditions(uids):
-        query = Message.objects.filter(condition, mailbox_id=mailbox_id)
-        query = query.filter(expunged=False) if live_only else query.filter(blob__isnull=False)
-        if changed_since:
-            query = query.filter(modseq__gt=changed_since)
-        part = query.order_by("uid").values_list(*columns)
-        at = len(columns) - 1 if position is None else position
-        if wanted is not None:
-            found.extend(row for row in part if row[at] in wanted)
-        else:
-            found.extend(part)
-    return [row[:-1] for row in found] if position is None else found
+    query = _rows(tuple(fields), live_only, bool(changed_since))
+    found = query.rows(mailbox_id, uids, *((changed_since,) if changed_since else ()))
+    return list(found) if fields[0] == "uid" else [row[1:] for row in found]
+
+
+@functools.lru_cache(maxsize=256)
+def _rows(fields: tuple[str, ...], live_only: bool, since: bool) -> ByUID:
+    names = fields if fields[0] == "uid" else ("uid", *fields)
+    columns: list[str | Combinable] = [BITS if name == "bits" else F(name) for name in names]
+
+    def make(messages: QuerySet[Message], *changed_since: int) -> QuerySet[Message, Any]:
+        messages = messages.filter(expunged=False) if live_only else messages.filter(blob__isnull=False)
+        if since:
+            messages = messages.filter(modseq__gt=changed_since[0])
+        return messages.values_list(*columns)
+
+    return ByUID(make)
 
 
 def quota(account_id: int) -> Quota:
