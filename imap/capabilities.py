@@ -41,7 +41,9 @@ _FIRST_RELEASE: Final = (
     "PREVIEW",
 )
 _SECOND_WAVE: Final = ("METADATA", "LIST-METADATA")
-BASE: Final = (*_FIRST_RELEASE, *_SECOND_WAVE)
+_BEYOND: Final = ("UNAUTHENTICATE",)
+BASE: Final = (*_FIRST_RELEASE, *_SECOND_WAVE, *_BEYOND)
+COMPRESS: Final = "COMPRESS=DEFLATE"  # offered to who is logged in, and does not compress yet
 _SCRAM_AND_CRAM: Final = ("AUTH=SCRAM-SHA-256", "AUTH=SCRAM-SHA-1", "AUTH=CRAM-MD5")
 _WITH_PLUS: Final = (
     "AUTH=SCRAM-SHA-256-PLUS",
@@ -66,9 +68,12 @@ def before_login(*, append_limit: int, tls_version: str | None, can_start_tls: b
     return " ".join(words).encode("ascii")
 
 
-def after_login(disabled: Collection[str], *, append_limit: int) -> bytes:
+def after_login(disabled: Collection[str], *, append_limit: int, compressed: bool) -> bytes:
     """The list for a connection that is logged in, without what the account has disabled (upper-case names)."""
-    return " ".join(word for word in _base(append_limit) if not is_disabled(word, disabled)).encode("ascii")
+    words = _base(append_limit)
+    if not compressed:
+        words.append(COMPRESS)
+    return " ".join(word for word in words if not is_disabled(word, disabled)).encode("ascii")
 
 
 def is_disabled(word: str, disabled: Collection[str]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any, Final, TypeVar
 
 from . import (
     append,
+    compress,
     fetch,
     fetchargs,
     general,
@@ -69,6 +70,8 @@ COMMANDS: Final[dict[bytes, Command]] = {
     b"STARTTLS": _command(NOT_AUTHENTICATED, general.parse_nothing, general.starttls),
     b"LOGIN": _command(NOT_AUTHENTICATED, login.parse_login, login.login),
     b"AUTHENTICATE": _command(NOT_AUTHENTICATED, login.parse_authenticate, login.authenticate),
+    b"UNAUTHENTICATE": _command(AUTHENTICATED, general.parse_nothing, login.unauthenticate, announces=False),
+    b"COMPRESS": _command(AUTHENTICATED, compress.parse, compress.compress),
     b"ENABLE": _command(AUTHENTICATED, general.parse_enable, general.enable),
     b"NAMESPACE": _command(AUTHENTICATED, general.parse_nothing, general.namespace),
     b"SELECT": _command(AUTHENTICATED, partial(select.parse, read_only=False), select.select, announces=False),

@@ -1,4 +1,4 @@
-"""LOGIN and AUTHENTICATE: what a client sends to prove who it is, and what it is answered (imap.md 4.1)."""
+"""LOGIN, AUTHENTICATE, UNAUTHENTICATE: how a client proves who it is, and what it is answered (imap.md 4.1)."""
 
 from __future__ import annotations
 
@@ -104,6 +104,17 @@ async def _finished(session: Session, outcome: LoginOutcome) -> Done:
         case Failure.MALFORMED | Failure.MALFORMED_FIRST | Failure.MALFORMED_FINAL:
             raise Bad("malformed response")
     raise Refused("bad credentials", "AUTHENTICATIONFAILED")
+
+
+async def unauthenticate(session: Session, _: None) -> Done:
+    """Give up the login, for the next one on the same connection (RFC 8437)."""
+
+    async def uncompress() -> None:
+        session.stream.end_deflate()
+
+    session.forget_login()
+    # The answer is still compressed; what the client sends after the command is not.
+    return Done(afterwards=uncompress)
 
 
 def _read_account(account_id: int, login_address: str) -> LoggedIn:

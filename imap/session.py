@@ -135,7 +135,7 @@ class Session:
     def capabilities(self) -> bytes:
         limit = self.connection.settings.imap_append_limit
         if self.account is not None:
-            return capabilities.after_login(self.account.disabled, append_limit=limit)
+            return capabilities.after_login(self.account.disabled, append_limit=limit, compressed=self.stream.deflated)
         return capabilities.before_login(
             append_limit=limit,
             tls_version=self.tls_version,
@@ -158,6 +158,17 @@ class Session:
         self.condstore = True
         if self.selected is not None:
             self.send(b"* OK [HIGHESTMODSEQ %d] modseq\r\n" % self.selected.highest_modseq)
+
+    def forget_login(self) -> None:
+        """Be as after the greeting: nothing of the account, nothing that was enabled (RFC 8437 3).
+
+        What is known of the connection stays: TLS, the client's ID, how often it failed to log in.
+        """
+        self.account = None
+        self.selected = None
+        self.feed_position = 0
+        self.pending_events.clear()
+        self.rev2 = self.utf8_accept = self.condstore = self.qresync = self.metadata = False
 
     # The way to the store.
 

@@ -1,4 +1,4 @@
-"""One connection of a line-based protocol: buffered reads with deadlines, gathered writes, TLS, slow mode.
+"""One connection of a line-based protocol: buffered reads with deadlines, gathered writes, TLS, deflate, slow mode.
 
     stream = Stream()                          # the protocol of an asyncio transport; see server.connections
     line = await stream.read_line(2048, timeout=30)
@@ -18,11 +18,15 @@ from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Final, cast
 
+from .deflate import BadDeflate, Deflate
+
 BUFFER_HIGH: Final = 256 * 1024  # bytes received and not yet read: then the socket is left alone
 BUFFER_LOW: Final = 64 * 1024  # and read again from here
 WRITE_HIGH: Final = 256 * 1024  # bytes that the socket did not take yet, before flush() waits
 BLOCK_MAX: Final = 256 * 1024  # bytes handed out by one read_block()
 SLOW_RESERVE: Final = 2.0  # seconds before a write's deadline at which slow mode gives up being slow
+PACKED_AT_ONCE: Final = 64 * 1024  # bytes compressed before others get their turn: some milliseconds
+REST_AFTER: Final = 10.0  # seconds without a write, after which no memory is kept for compressing
 TLS_SHUTDOWN: Final = 1.0  # seconds for a peer's close_notify: many never send one
 
 
@@ -72,6 +76,10 @@ class Stream(asyncio.Protocol):
         self._pending_size = 0
         self._writable = asyncio.Event()
         self._writable.set()
+        self._deflate: Deflate | None = None
+        self._packing = asyncio.Lock()  # two that flush do not mix their blocks
+        self._packed = 0  # how often something was compressed
+        self._resting: asyncio.TimerHandle | None = None
 
     # What asyncio calls.
 
@@ -83,8 +91,11 @@ class Stream(asyncio.Protocol):
             self.local_ip, self.local_port = _address(transport.get_extra_info("sockname"))
 
     def data_received(self, data: bytes) -> None:
-        self._buffer += data
-        if len(self._buffer) >= BUFFER_HIGH and not self._reading_paused and self._transport is not None:
+        if self._deflate is None:
+            self._buffer += data
+        else:
+            self._deflate.received(data)
+        if self._held >= BUFFER_HIGH and not self._reading_paused and self._transport is not None:
             self._reading_paused = True
             self._transport.pause_reading()
         self._wake()
@@ -99,6 +110,8 @@ class Stream(asyncio.Protocol):
         self.lost_with = exc
         self._lost.set()
         self._writable.set()
+        if self._resting is not None:
+            self._resting.cancel()
         self._wake()
 
     def pause_writing(self) -> None:
@@ -191,6 +204,11 @@ class Stream(asyncio.Protocol):
         self._searched = 0
         self._resume_reading()
 
+    @property
+    def _held(self) -> int:
+        """Bytes that came and take memory."""
+        return len(self._buffer) + (self._deflate.waiting if self._deflate is not None else 0)
+
     # Writing.
 
     @property
@@ -205,19 +223,73 @@ class Stream(asyncio.Protocol):
 
     def send(self) -> None:
         """Send what was written without waiting: for bounded amounts, read while they go out. Raises StreamClosed."""
-        self._send(self._collected())
+        data = self._collected()
+        if data and self._deflate is not None:
+            data = self._deflate.pack(data) + self._deflate.flush()
+        self._send(data)
 
     async def flush(self, timeout: float) -> None:  # noqa: ASYNC109 # as above
         """Send what was written, and wait until the peer took most of it. Raises TimeoutError, StreamClosed."""
-        data = self._collected()
-        if data and self.slow:
-            data = await self._dribble(data, timeout)
-        self._send(data)
+        if self._deflate is not None:
+            await self._flush_packed()
+        else:
+            data = self._collected()
+            if data and self.slow:
+                data = await self._dribble(data, timeout)
+            self._send(data)
         if not self._writable.is_set():
             async with asyncio.timeout(timeout):
                 await self._writable.wait()
             if self._lost.is_set():
                 raise StreamClosed("connection lost")
+
+    # Deflate.
+
+    @property
+    def deflated(self) -> bool:
+        """Whether both directions are compressed."""
+        return self._deflate is not None
+
+    def start_deflate(self) -> None:
+        """From here on both directions are compressed (RFC 4978): what is buffered came so already."""
+        self._deflate = Deflate()
+        self._deflate.received(bytes(self._buffer))
+        self._buffer.clear()
+        self._searched = 0
+
+    def end_deflate(self) -> None:
+        """From here on nothing is compressed; what is buffered and not unpacked came so already."""
+        if self._deflate is not None:
+            self._buffer += self._deflate.end()
+            self._deflate = None
+
+    async def _flush_packed(self) -> None:
+        deflate = self._deflate
+        assert deflate is not None
+        async with self._packing:
+            data = self._collected()
+            if not data:
+                return
+            self._packed += 1
+            for start in range(0, len(data), PACKED_AT_ONCE):
+                if start:
+                    await asyncio.sleep(0)
+                self._send(deflate.pack(data[start : start + PACKED_AT_ONCE]))
+            self._send(deflate.flush())
+        if self._resting is None:
+            self._rest_later()
+
+    def _rest_later(self) -> None:
+        self._resting = asyncio.get_running_loop().call_later(REST_AFTER, self._rest, self._packed)
+
+    def _rest(self, packed: int) -> None:
+        self._resting = None
+        if self._deflate is None:
+            return
+        if packed == self._packed and not self._packing.locked():
+            self._deflate.rest()
+        else:
+            self._rest_later()
 
     # TLS and the end.
 
@@ -314,7 +386,7 @@ class Stream(asyncio.Protocol):
         data = bytes(memoryview(self._buffer)[:size])
         del self._buffer[:size]
         self._searched = max(0, self._searched - size)
-        if self._reading_paused and len(self._buffer) <= BUFFER_LOW:
+        if self._reading_paused and self._held <= BUFFER_LOW:
             self._resume_reading()
         return data
 
@@ -326,6 +398,8 @@ class Stream(asyncio.Protocol):
 
     async def _more(self) -> None:
         """Wait for bytes. Raises StreamClosed at the end of the input."""
+        if self._deflate is not None and self._unpacked(self._deflate):
+            return
         if self._eof:
             raise StreamClosed("closed by the peer")
         self._resume_reading()
@@ -334,6 +408,18 @@ class Stream(asyncio.Protocol):
             await self._reader
         finally:
             self._reader = None
+
+    def _unpacked(self, deflate: Deflate) -> bool:
+        """Unpack some of what came. Raises StreamClosed where it cannot be, or ended."""
+        try:
+            data = deflate.unpack()
+        except BadDeflate as exc:
+            self.abort()
+            raise StreamClosed(f"what the peer sent is not deflate: {exc}") from exc
+        if not data and deflate.ended:
+            raise StreamClosed("the peer ended its compressed stream")
+        self._buffer += data
+        return bool(data)
 
     def _wake(self) -> None:
         if self._reader is not None and not self._reader.done():

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+import zlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address
 from pathlib import Path
@@ -268,5 +269,84 @@ def test_a_handshake_that_never_comes_times_out(contexts: tuple[ssl.SSLContext, 
         with pytest.raises(TLSFailed) as caught:
             await stream.start_tls(contexts[0], 0.05)
         assert caught.value.reason == "timeout"
+
+    run(conversation)
+
+
+# Deflate.
+
+
+def test_both_directions_are_compressed_from_where_it_is_said() -> None:
+    async def conversation(stream: Stream, client: socket.socket) -> None:
+        packer, unpacker = zlib.compressobj(wbits=-15), zlib.decompressobj(-15)
+        packed = packer.compress(b"b NOOP\r\n" * 3) + packer.flush(zlib.Z_SYNC_FLUSH)
+        client.sendall(b"a COMPRESS DEFLATE\r\n" + packed[:5])  # which is early, and cut
+        assert await stream.read_line(100, SOON) == b"a COMPRESS DEFLATE\r\n"
+        stream.start_deflate()
+        client.sendall(packed[5:])
+        for _ in range(3):
+            assert await stream.read_line(100, SOON) == b"b NOOP\r\n"
+        stream.write(b"b OK\r\n" * 40_000)  # in several blocks
+        await stream.flush(SOON)
+        answer = b""
+        while len(answer) < 6 * 40_000:
+            answer += unpacker.decompress(client.recv(65536))
+        assert answer == b"b OK\r\n" * 40_000
+        client.sendall(packer.compress(b"c UNAUTHENTICATE\r\n") + packer.flush(zlib.Z_SYNC_FLUSH) + b"d NOOP\r\n")
+        assert await stream.read_line(100, SOON) == b"c UNAUTHENTICATE\r\n"
+        stream.end_deflate()
+        assert await stream.read_line(100, SOON) == b"d NOOP\r\n"
+        stream.write(b"d OK\r\n")
+        await stream.flush(SOON)
+        assert client.recv(100) == b"d OK\r\n"
+
+    run(conversation)
+
+
+def test_two_that_flush_at_once_do_not_mix_their_answers() -> None:
+    async def conversation(stream: Stream, client: socket.socket) -> None:
+        stream.start_deflate()
+        stream.write(b"a" * 1_000_000)
+        first = asyncio.create_task(stream.flush(SOON))
+        await asyncio.sleep(0)
+        stream.write(b"b" * 1_000_000)
+        await asyncio.gather(first, stream.flush(SOON))
+        unpacker = zlib.decompressobj(-15)
+        received = b""
+        while len(received) < 2_000_000:
+            received += unpacker.decompress(client.recv(65536))
+        assert received == b"a" * 1_000_000 + b"b" * 1_000_000
+
+    run(conversation)
+
+
+def test_a_compressed_flood_stays_in_the_clients_socket() -> None:
+    async def conversation(stream: Stream, client: socket.socket) -> None:
+        stream.start_deflate()
+        packer = zlib.compressobj(0, wbits=-15)
+        flood = packer.compress(b"a NOOP\r\n" * 1_000_000) + packer.flush(zlib.Z_SYNC_FLUSH)
+        client.setblocking(False)
+        sent = 0
+        most = 0
+        for _ in range(20_000):  # each line that is read may let more come in
+            with contextlib.suppress(BlockingIOError):
+                sent += client.send(flood[sent : sent + 65536])
+            assert await stream.read_line(100, SOON) == b"a NOOP\r\n"
+            assert stream._deflate is not None
+            most = max(most, stream._deflate.waiting + stream.buffered)
+        assert sent < 20_000 * 8 + 4 * BUFFER_HIGH
+        assert most < 2 * BUFFER_HIGH
+
+    run(conversation)
+
+
+@pytest.mark.parametrize("garbage", [b"a NOOP\r\n", b"\xff" * 10])
+def test_what_is_no_deflate_closes_the_connection(garbage: bytes) -> None:
+    async def conversation(stream: Stream, client: socket.socket) -> None:
+        stream.start_deflate()
+        client.sendall(garbage)
+        with pytest.raises(StreamClosed):
+            await stream.read_line(100, SOON)
+        await stream.wait_closed()
 
     run(conversation)

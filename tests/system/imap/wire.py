@@ -16,10 +16,12 @@ import re
 import socket
 import ssl
 import time
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Final
 
+from protocols.deflate import Deflate
 from protocols.sasl.client import ClientMechanism, SaslClientError
 from tests.system.servers import source_ip
 
@@ -170,6 +172,8 @@ class Wire:
         self._buffer = bytearray()
         self._tags = 0
         self._pending: list[Response] = []
+        self._packer: zlib._Compress | None = None
+        self._deflate: Deflate | None = None  # for what comes
         self.greeting = self.read() if greeting else None
 
     def __enter__(self) -> Wire:
@@ -189,6 +193,14 @@ class Wire:
 
     def send(self, data: bytes) -> None:
         self._note("C", data)
+        self.send_raw(self.packed(data))
+
+    def packed(self, data: bytes) -> bytes:
+        """What goes over the connection for this."""
+        return data if self._packer is None else self._packer.compress(data) + self._packer.flush(zlib.Z_SYNC_FLUSH)
+
+    def send_raw(self, data: bytes) -> None:
+        """Send bytes as they are, whether the connection is compressed or not."""
         self.socket.settimeout(self.timeout)
         self.socket.sendall(data)
 
@@ -247,6 +259,23 @@ class Wire:
     def start_tls(self, context: ssl.SSLContext) -> None:
         self.ok("STARTTLS")
         self.socket = context.wrap_socket(self.socket, server_hostname=self.ip)
+
+    def compress(self) -> None:
+        self.ok("COMPRESS DEFLATE")
+        self.start_deflate()
+
+    def start_deflate(self) -> None:
+        """Both directions are deflate from here on, what was received already too."""
+        self._packer = zlib.compressobj(wbits=-15)
+        self._deflate = Deflate()
+        self._deflate.received(bytes(self._buffer))
+        self._buffer.clear()
+
+    def end_deflate(self) -> None:
+        """Nothing is compressed from here on; to be called when the last compressed answer is read."""
+        assert self._deflate is not None
+        self._buffer += self._deflate.end()
+        self._packer = self._deflate = None
 
     def authenticate(self, mechanism: ClientMechanism, *, initial: bool = True) -> Answer:
         """AUTHENTICATE; the initial response goes along (SASL-IR) or is asked for."""
@@ -375,6 +404,8 @@ class Wire:
         return taken
 
     def _receive(self, deadline: float) -> bytes:
+        if self._deflate is not None and (unpacked := self._deflate.unpack()):
+            return unpacked
         left = deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError("no answer in time")
@@ -385,7 +416,10 @@ class Wire:
             raise Closed from exc
         if not block:
             raise Closed
-        return block
+        if self._deflate is None:
+            return block
+        self._deflate.received(block)
+        return self._deflate.unpack()
 
     def _note(self, who: str, data: bytes) -> None:
         self.log.append(f"{who}: {data[:400]!r}")

@@ -1,0 +1,99 @@
+"""Raw deflate in both directions of a connection (RFC 1951), as IMAP's COMPRESS has it (RFC 4978).
+
+    deflate = Deflate()
+    deflate.received(data)                  # as it came from the peer
+    while block := deflate.unpack(): ...    # what it says, never much at a time
+    packed = deflate.pack(b"* OK done\\r\\n") + deflate.flush()
+
+What came is unpacked when somebody wants to read it: a bomb costs what was read of it. The compressor, most of the
+memory, is let go where nothing is written (``rest``): what it sends later refers to nothing that was sent before.
+"""
+
+from __future__ import annotations
+
+import zlib
+from typing import Final
+
+WINDOW_BITS: Final = -15  # the largest window, without a header (RFC 4978 4)
+LEVEL: Final = 1  # of 9: more costs three times the CPU, and saves a tenth
+UNPACKED_MAX: Final = 64 * 1024  # bytes given by one unpack()
+SEGMENT_MAX: Final = 16 * 1024  # compressed bytes looked at together
+
+_FLUSHED: Final = b"\x00\x00\xff\xff"  # the end of a flush: an empty stored block
+
+
+class BadDeflate(Exception):
+    """What came is no deflate stream."""
+
+
+class Deflate:
+    """The compressor and the decompressor of one connection."""
+
+    __slots__ = ("_compressor", "_decompressor", "_full", "_received", "_segment")
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+        self._segment = b""  # taken from _received, and not yet all unpacked
+        self._full = False  # the last block was as large as it may be: there may be more of the same input
+        self._decompressor = zlib.decompressobj(WINDOW_BITS)
+        self._compressor: zlib._Compress | None = None
+
+    # From the peer.
+
+    @property
+    def waiting(self) -> int:
+        """Compressed bytes that came and are not unpacked."""
+        return len(self._received) + len(self._segment)
+
+    @property
+    def ended(self) -> bool:
+        """The peer has ended its stream: what it sends now is not compressed."""
+        return self._decompressor.eof
+
+    def received(self, data: bytes) -> None:
+        self._received += data
+
+    def unpack(self) -> bytes:
+        """Some of what came, at most 64 KiB; empty when all is unpacked. Raises BadDeflate."""
+        while not self.ended:
+            if not self._segment and not self._full:
+                if not self._received:
+                    break
+                self._segment = self._next_segment()
+            try:
+                data = self._decompressor.decompress(self._segment, UNPACKED_MAX)
+            except zlib.error as exc:
+                raise BadDeflate(str(exc)) from exc
+            self._segment = self._decompressor.unconsumed_tail
+            self._full = len(data) == UNPACKED_MAX
+            if data:
+                return data
+        return b""
+
+    def end(self) -> bytes:
+        """No more is compressed: gives what came and was not unpacked."""
+        return self._decompressor.unused_data + self._segment + bytes(self._received)
+
+    def _next_segment(self) -> bytes:
+        # No further than to the end of a flush: what follows may be after the end of all compression.
+        found = self._received.find(_FLUSHED, 0, SEGMENT_MAX)
+        size = SEGMENT_MAX if found < 0 else found + len(_FLUSHED)
+        segment = bytes(memoryview(self._received)[:size])
+        del self._received[:size]
+        return segment
+
+    # To the peer.
+
+    def pack(self, data: bytes) -> bytes:
+        """Compress; what is given back may lack the end of it until flush()."""
+        if self._compressor is None:
+            self._compressor = zlib.compressobj(LEVEL, zlib.DEFLATED, WINDOW_BITS)
+        return self._compressor.compress(data)
+
+    def flush(self) -> bytes:
+        """What lets the peer read all that was packed."""
+        return b"" if self._compressor is None else self._compressor.flush(zlib.Z_SYNC_FLUSH)
+
+    def rest(self) -> None:
+        """Let go of what compressing needs, after a flush(): the next pack() begins without a history."""
+        self._compressor = None
