@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -128,6 +129,9 @@ async def _rebuild(session: Session, selected: Selected) -> None:
     """Too much changed to tell each step: compare what the client knows with what is there."""
     since = selected.pending.overflow_since
     assert since is not None
+    if selected.uidonly:
+        await _rebuild_uidonly(session, selected, since)
+        return
     found = await session.call(reading.reopen, selected.mailbox_id)
     if found is None:
         selected.gone = True
@@ -143,9 +147,35 @@ async def _rebuild(session: Session, selected: Selected) -> None:
     if added:
         selected.add(added)
         session.send(selected.exists())
-    for start in range(0, len(found.uids), ROWS_PER_BATCH):
-        part = found.uids[start : start + ROWS_PER_BATCH]
+    await _send_flags(session, selected, found.uids, since)
+    selected.highest_modseq = max(selected.highest_modseq, found.view.modseq)
+
+
+async def _rebuild_uidonly(session: Session, selected: Selected, since: int) -> None:
+    """The same without a list of what the client knows: tombstones say what it is to forget."""
+    found = await session.call(reading.caught_up, selected.mailbox_id, since, selected.uidnext)
+    if found is None:
+        selected.gone = True
+        return
+    if not found.complete:
+        raise Bye("too much changed to tell, please connect again")
+    vanished = sorted({*found.vanished, *selected.pending.removed})
+    selected.pending = Pending()
+    selected.keywords = found.view.keywords
+    selected.position = found.modseq
+    session.send_lines(selected.keyword_lines())
+    session.send_lines(selected.remove(vanished, qresync=True))
+    if found.added:
+        selected.add(found.added)
+        session.send(selected.exists())
+    await _send_flags(session, selected, found.changed, since)
+    selected.highest_modseq = max(selected.highest_modseq, found.view.modseq)
+
+
+async def _send_flags(session: Session, selected: Selected, uids: array[int], since: int) -> None:
+    """Tell the flags of what changed."""
+    for start in range(0, len(uids), ROWS_PER_BATCH):
+        part = uids[start : start + ROWS_PER_BATCH]
         rows: list[FlagRow] = await session.call(reading.flag_rows, selected.mailbox_id, part, changed_since=since)
         session.send_lines(selected.flags_line(row, session.condstore) for row in rows)
         await session.flush_if_much()
-    selected.highest_modseq = max(selected.highest_modseq, found.view.modseq)

@@ -89,13 +89,7 @@ async def append(session: Session, arguments: AppendArguments) -> Done:
     appended = await _add(session, name, arguments, blob)
     faults.point("imap.before_reply")
     placement = appended.placement
-    selected = session.selected
-    if selected is not None and selected.mailbox_id == placement.mailbox_id:
-        await session.tell_pending()
-        selected.changed_by_us(placement.modseq, appended.keywords)
-        session.send_lines(selected.keyword_lines())
-        selected.add([placement.uid])
-        session.send(selected.exists())
+    await session.tell_arrived(placement.mailbox_id, [placement.uid], placement.modseq, appended.keywords)
     return Done(code=b"APPENDUID %d %d" % (placement.uidvalidity, placement.uid))
 
 

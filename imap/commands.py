@@ -44,12 +44,14 @@ class Command:
     """``announces``: before its tagged answer, the client is told what others changed.
 
     SELECT does so by itself, before its answer, which is all there is at one moment.
+    ``by_number``: its arguments are message numbers, which there are none of with UIDONLY.
     """
 
     states: frozenset[State]
     parse: Callable[[Parser], Any]
     run: Callable[[Session, Any], Awaitable[Done]]
     announces: bool
+    by_number: bool
 
 
 def _command(
@@ -58,8 +60,9 @@ def _command(
     run: Callable[[Session, A], Awaitable[Done]],
     *,
     announces: bool = True,
+    by_number: bool = False,
 ) -> Command:
-    return Command(states, parse, run, announces)
+    return Command(states, parse, run, announces, by_number)
 
 
 COMMANDS: Final[dict[bytes, Command]] = {
@@ -95,15 +98,19 @@ COMMANDS: Final[dict[bytes, Command]] = {
     b"CLOSE": _command(SELECTED, general.parse_nothing, select.close),
     b"UNSELECT": _command(SELECTED, general.parse_nothing, select.unselect),
     # With message numbers nothing may shift them in the middle of what a client does (RFC 9051 7.5.1).
-    b"FETCH": _command(SELECTED, partial(fetchargs.parse, is_uid=False), fetch.fetch, announces=False),
+    b"FETCH": _command(SELECTED, partial(fetchargs.parse, is_uid=False), fetch.fetch, by_number=True, announces=False),
     b"UID FETCH": _command(SELECTED, partial(fetchargs.parse, is_uid=True), fetch.fetch),
-    b"SEARCH": _command(SELECTED, partial(searchargs.parse, is_uid=False), search.search, announces=False),
+    b"SEARCH": _command(
+        SELECTED, partial(searchargs.parse, is_uid=False), search.search, by_number=True, announces=False
+    ),
     b"UID SEARCH": _command(SELECTED, partial(searchargs.parse, is_uid=True), search.search),
-    b"STORE": _command(SELECTED, partial(storeflags.parse, is_uid=False), storeflags.store, announces=False),
+    b"STORE": _command(
+        SELECTED, partial(storeflags.parse, is_uid=False), storeflags.store, by_number=True, announces=False
+    ),
     b"UID STORE": _command(SELECTED, partial(storeflags.parse, is_uid=True), storeflags.store),
-    b"COPY": _command(SELECTED, partial(transfer.parse, is_uid=False), transfer.copy),
+    b"COPY": _command(SELECTED, partial(transfer.parse, is_uid=False), transfer.copy, by_number=True),
     b"UID COPY": _command(SELECTED, partial(transfer.parse, is_uid=True), transfer.copy),
-    b"MOVE": _command(SELECTED, partial(transfer.parse, is_uid=False), transfer.move),
+    b"MOVE": _command(SELECTED, partial(transfer.parse, is_uid=False), transfer.move, by_number=True),
     b"UID MOVE": _command(SELECTED, partial(transfer.parse, is_uid=True), transfer.move),
     b"EXPUNGE": _command(SELECTED, general.parse_nothing, transfer.expunge),
     b"UID EXPUNGE": _command(SELECTED, transfer.parse_uid_expunge, transfer.expunge),

@@ -125,6 +125,7 @@ class _CommandLoop:
         except Exception as exc:
             result = await self._failed(exc, parser)
         finally:
+            self._session.forget_uids()
             label = self._name.decode("ascii").lower() or "unknown"
             _duration.labels(label, result).observe(time.perf_counter() - started)
 
@@ -153,6 +154,8 @@ class _CommandLoop:
         self._session.fresh = False
         if self._session.state not in command.states:
             raise Bad("not allowed in this state")
+        if command.by_number and self._session.uidonly:
+            raise Bad("message numbers after ENABLE UIDONLY", "UIDREQUIRED")  # RFC 9586 3.2
         parser.mark()
         return command
 

@@ -7,7 +7,7 @@ offsets (``imap/sections.py``). While the client takes what it was sent, no thre
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Final
 
 from store import messages, reading
@@ -18,13 +18,11 @@ from store.messages import FlagRow
 from store.models import Mailbox
 
 from . import qresync
-from .answers import Bad, Done, Refused
+from .answers import Done, Refused
 from .fetchargs import FetchArguments, Item
 from .fetchcontent import ContentPlan, Streamed, content_batch
 from .fetchrows import RowPlan, row_batch
-from .selected import Selected
 from .session import Session
-from .sets import NoSuchMessage
 
 SEEN_BATCH: Final = 100  # messages that are marked seen in one transaction, before their content is sent
 SIZES_BATCH: Final = 1000  # messages whose sizes are looked at together
@@ -34,25 +32,27 @@ HEADER_COST: Final = 70_000  # bytes at most that are read of a message for its 
 
 
 async def fetch(session: Session, arguments: FetchArguments) -> Done:
-    selected = session.the_selected()
     if arguments.vanished:
         session.require_qresync("VANISHED")
-    try:
-        uids = selected.resolve(arguments.numbers, is_uid=arguments.is_uid)
-    except NoSuchMessage as exc:
-        raise Bad(str(exc)) from exc
+    uids = await session.resolve(arguments.numbers, is_uid=arguments.is_uid)
     if arguments.changed_since is not None or Item.MODSEQ in arguments.items:
         session.enable_condstore()
     if arguments.vanished:
         # Before any FETCH, whose numbers would confuse (RFC 7162 3.2.6).
         await _send_vanished(session, arguments)
     with_modseq = arguments.changed_since is not None or (session.qresync and arguments.is_uid)
-    rows = RowPlan.of(arguments.items, with_modseq=with_modseq, utf8=session.utf8)
+    rows = RowPlan.of(arguments.items, with_modseq=with_modseq, utf8=session.utf8, uidonly=session.uidonly)
     if rows is not None:
         missing = await _send_rows(session, rows, uids, arguments.changed_since)
         unknown_encoding = False
     else:
-        plan = ContentPlan(arguments.items, with_modseq=with_modseq, rev2=session.rev2, utf8=session.utf8)
+        plan = ContentPlan(
+            arguments.items,
+            with_modseq=with_modseq,
+            rev2=session.rev2,
+            utf8=session.utf8,
+            uidonly=session.uidonly,
+        )
         missing, unknown_encoding = await _send_contents(session, plan, uids, arguments.changed_since or 0)
     if unknown_encoding:
         raise Refused("a part has a transfer encoding that is not known", "UNKNOWN-CTE")
@@ -76,7 +76,7 @@ async def _send_rows(session: Session, plan: RowPlan, uids: array[int], changed_
     missing = False
     for start in range(0, len(uids), plan.batch):
         part = uids[start : start + plan.batch]
-        numbers = _numbers(selected, part)
+        numbers = selected.numbers(part)
         data, found = await session.call(row_batch, selected.mailbox_id, plan, part, numbers, changed_since or 0)
         missing |= changed_since is None and found < len(part)
         if data:
@@ -103,7 +103,7 @@ async def _send_contents(
         if set_seen:
             seen_now = await _mark_seen(session, [uid for uid, _, bits in sizes if not bits & SEEN])
         for batch in _batches([(uid, size) for uid, size, _ in sizes], whole=plan.reads_bodies):
-            numbers = _numbers(selected, batch)
+            numbers = selected.numbers(batch)
             made = await session.call(
                 content_batch, selected.mailbox_id, plan, batch, numbers, seen_now, session.condstore
             )
@@ -111,14 +111,6 @@ async def _send_contents(
             missing |= made.found < len(batch)
             await _send_pieces(session, made.pieces)
     return missing, unknown_encoding
-
-
-def _numbers(selected: Selected, uids: Sequence[int]) -> Sequence[int]:
-    """The message numbers of known UIDs, ascending."""
-    first, last = selected.number(uids[0]), selected.number(uids[-1])
-    if last - first + 1 == len(uids):
-        return range(first, last + 1)
-    return [selected.number(uid) for uid in uids]
 
 
 def _batches(sizes: list[tuple[int, int]], *, whole: bool) -> Iterator[array[int]]:

@@ -14,7 +14,7 @@ from store import content
 from store.content import Reader
 
 from .fetchargs import ContentItem, FetchItem, Form, Item
-from .fetchrows import FORMATS, Row, columns_of, read_rows, value_of, with_numbers, with_required
+from .fetchrows import FORMATS, Row, columns_of, read_rows, response_name, value_of, with_numbers, with_required
 from .sections import Content, Located, Range, Section, SectionText, UnknownEncoding, locate, locate_binary
 
 INLINE_MAX: Final = 256 * 1024  # bytes of content that are read at once; more is streamed
@@ -51,8 +51,9 @@ class Made:
 class ContentPlan:
     """What to read for these items, and how their lines are made."""
 
-    def __init__(self, items: Sequence[FetchItem], *, with_modseq: bool, rev2: bool, utf8: bool) -> None:
-        self.items: list[FetchItem] = [*items] if Item.UID in items else [Item.UID, *items]
+    def __init__(self, items: Sequence[FetchItem], *, with_modseq: bool, rev2: bool, utf8: bool, uidonly: bool) -> None:
+        self._name = response_name(uidonly=uidonly)
+        self.items: list[FetchItem] = [*items] if uidonly or Item.UID in items else [Item.UID, *items]
         if with_modseq and Item.MODSEQ not in items:
             self.items.append(Item.MODSEQ)
         self._rev2 = rev2
@@ -76,7 +77,7 @@ class ContentPlan:
         """Append the line of one message. Raises UnknownEncoding, and then nothing is appended."""
         prefix, blob_id, blob_size, data, storage_name = (row[at] for at in self._content_at)
         structure = {} if self._structure_at is None else row[self._structure_at]
-        pieces: list[bytes | Streamed] = [b"* %d FETCH (" % number]
+        pieces: list[bytes | Streamed] = [b"* %d %b (" % (number, self._name)]
         items = [*self.items, *(item for item in extra if item not in self.items)]
         try:
             with content.reader(prefix, blob_id, blob_size, data, storage_name) as reader:

@@ -60,24 +60,29 @@ class RowPlan:
     utf8: bool
 
     @classmethod
-    def of(cls, wanted: Sequence[FetchItem], *, with_modseq: bool, utf8: bool) -> Self | None:
+    def of(cls, wanted: Sequence[FetchItem], *, with_modseq: bool, utf8: bool, uidonly: bool) -> Self | None:
         """The plan for these items; None if one of them is content."""
         items = [item for item in wanted if isinstance(item, Item)]
         if len(items) < len(wanted):
             return None
-        return cls.of_rows(items, with_modseq=with_modseq, utf8=utf8)
+        return cls.of_rows(items, with_modseq=with_modseq, utf8=utf8, uidonly=uidonly)
 
     @classmethod
-    def of_rows(cls, wanted: Sequence[Item], *, with_modseq: bool, utf8: bool) -> Self:
-        items = with_required(wanted, with_modseq=with_modseq)
-        line = b"* %%d FETCH (%b)\r\n" % b" ".join(FORMATS[item] for item in items)
+    def of_rows(cls, wanted: Sequence[Item], *, with_modseq: bool, utf8: bool, uidonly: bool) -> Self:
+        items = with_required(wanted, with_modseq=with_modseq, with_uid=not uidonly)
+        line = b"* %%d %b (%b)\r\n" % (response_name(uidonly=uidonly), b" ".join(FORMATS[item] for item in items))
         return cls(items, columns_of(items), line, BATCH if _LARGE.intersection(items) else FLAGS_BATCH, utf8)
 
 
-def with_required(wanted: Sequence[Item], *, with_modseq: bool) -> tuple[Item, ...]:
+def response_name(*, uidonly: bool) -> bytes:
+    """The name of the response: after UIDFETCH stands a UID, and no message number (RFC 9586 3.3)."""
+    return b"UIDFETCH" if uidonly else b"FETCH"
+
+
+def with_required(wanted: Sequence[Item], *, with_modseq: bool, with_uid: bool = True) -> tuple[Item, ...]:
     """The items once each, and those that every line has: UID, and MODSEQ where it must be told."""
     items = dict.fromkeys(wanted)
-    if Item.UID not in items:
+    if with_uid and Item.UID not in items:
         items = dict.fromkeys((Item.UID, *items))
     if with_modseq:
         items[Item.MODSEQ] = None

@@ -139,6 +139,8 @@ async def enable(session: Session, arguments: EnableArguments) -> Done:
             case "QRESYNC":
                 session.enable_condstore()
                 session.qresync = True
+            case "UIDONLY":
+                session.start_uidonly()
             case "METADATA":
                 session.metadata = True
             case _:

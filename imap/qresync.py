@@ -131,7 +131,7 @@ async def send_changed(session: Session, uids: array[int], since: int) -> None:
 
 def _changed_line(selected: Selected, row: FlagRow) -> bytes:
     flags = words(row.bits, row.keywords)
-    return b"* %d FETCH (UID %d FLAGS (%b) MODSEQ (%d))\r\n" % (selected.number(row.uid), row.uid, flags, row.modseq)
+    return selected.fetch_line(row.uid, b"FLAGS (%b) MODSEQ (%d)" % (flags, row.modseq))
 
 
 async def send_vanished(session: Session, known: Sequence[Range], since: int, highest_deleted_modseq: int) -> None:

@@ -10,8 +10,8 @@ from typing import Final
 from store import search as engine
 from store.search import Page, Query
 
-from .answers import Done, Refused
-from .searchargs import CHARSETS, SearchArguments, resolved
+from .answers import Bad, Done, Refused
+from .searchargs import CHARSETS, SearchArguments, has_message_numbers, resolved
 from .session import Session
 from .sets import compact
 
@@ -39,6 +39,10 @@ async def search(session: Session, arguments: SearchArguments) -> Done:
         raise Refused(f"charset {arguments.charset[:40]!r} is not known", "BADCHARSET (US-ASCII UTF-8)")
     if arguments.has_modseq:
         session.enable_condstore()
+    if session.uidonly:
+        if has_message_numbers(arguments.key):
+            raise Bad("message numbers after ENABLE UIDONLY", "UIDREQUIRED")  # RFC 9586 3.5
+        await session.known_uids()
     query = await session.call(resolved, arguments.key, selected)
     if returned is None and session.rev2:
         returned = frozenset({"ALL"})

@@ -248,6 +248,18 @@ class _Keys:
         return ModSeq(parser.number("modification sequence", most=NUMBER64_MAX))
 
 
+def has_message_numbers(key: Key) -> bool:
+    """Whether a set of message numbers is in it; a saved result is one of UIDs."""
+    match key:
+        case Numbers(numbers, is_uid):
+            return not is_uid and not numbers.saved
+        case And(terms) | Or(terms):
+            return any(has_message_numbers(term) for term in terms)
+        case Not(term):
+            return has_message_numbers(term)
+    return False
+
+
 def resolved(key: Key, selected: Selected) -> Query:
     """The key as a query, numbers replaced by the UIDs that they mean in a session."""
     match key:

@@ -11,7 +11,7 @@ from store.errors import MailboxGone, StoreError
 from store.models import Mailbox
 
 from . import announce, qresync
-from .answers import Done, mailbox_name, read_mailbox_name, refusal
+from .answers import Bad, Done, mailbox_name, read_mailbox_name, refusal
 from .qresync import KnownState
 from .selected import Selected, flag_lines
 from .session import Session
@@ -51,6 +51,8 @@ def parse(parser: Parser, *, read_only: bool) -> SelectArguments:
 async def select(session: Session, arguments: SelectArguments) -> Done:
     if arguments.known is not None:
         session.require_qresync("QRESYNC")
+        if session.uidonly and arguments.known.match is not None:
+            raise Bad("message numbers after ENABLE UIDONLY", "UIDREQUIRED")  # RFC 9586 3.6
     if session.selected is not None:
         session.selected = None
         session.send(b"* OK [CLOSED] previous mailbox closed\r\n")
@@ -60,16 +62,18 @@ async def select(session: Session, arguments: SelectArguments) -> Done:
         session.enable_condstore()
     name = read_mailbox_name(arguments.mailbox, utf8=session.utf8)
     try:
-        opened = await session.call(reading.open_mailbox, session.account_id, name)
+        # Without message numbers, a list of UIDs is only of use for finding out what vanished.
+        with_uids = not session.uidonly or arguments.known is not None
+        opened = await session.call(reading.open_mailbox, session.account_id, name, with_uids=with_uids)
     except StoreError as exc:
         raise refusal(exc) from exc
-    selected = Selected(opened, read_only=arguments.read_only)
+    selected = Selected(opened, read_only=arguments.read_only, uidonly=session.uidonly)
     view = opened.view
     lines = flag_lines(view.keywords, read_only=arguments.read_only)
     if not session.rev2:
         lines.append(b"* 0 RECENT\r\n")
     lines.append(selected.exists())
-    if not session.rev2 and opened.first_unseen is not None:
+    if not session.rev2 and not session.uidonly and opened.first_unseen is not None:
         lines.append(b"* OK [UNSEEN %d] first unseen\r\n" % opened.first_unseen)
     lines.append(b"* OK [UIDVALIDITY %d] uidvalidity\r\n" % view.uidvalidity)
     lines.append(b"* OK [UIDNEXT %d] next uid\r\n" % view.uidnext)
@@ -90,9 +94,10 @@ async def close(session: Session, _: None) -> Done:
     """Remove what is marked deleted, without a word, and leave."""
     selected = session.the_selected()
     if not selected.read_only:
+        known = await session.known_uids()
 
         def expunge(tx: AccountTx, mailbox: Mailbox) -> None:
-            messages.expunge(tx, mailbox, messages.marked_deleted(mailbox, selected.uids))
+            messages.expunge(tx, mailbox, messages.marked_deleted(mailbox, known))
 
         try:
             await session.change_mailbox(expunge)

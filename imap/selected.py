@@ -2,13 +2,16 @@
 
 A session takes changes in (``take``) whenever it reads them, and tells its client (``announcements``) only when the
 protocol lets it: in between they wait. Until then the client's message numbers are those of ``uids``.
+
+With UIDONLY (RFC 9586) there are no message numbers, and no list of UIDs is kept: ``uids`` holds for the time of a
+command those that the command is about. How many messages there are is counted.
 """
 
 from __future__ import annotations
 
 from array import array
 from bisect import bisect_left, insort
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 from store.changes import MailboxChanges
 from store.flags import FLAG_WORDS, words
@@ -34,7 +37,8 @@ class Pending:
     def __bool__(self) -> bool:
         return bool(self.added or self.changed or self.removed or self.overflow_since is not None)
 
-    def take(self, changes: MailboxChanges) -> None:
+    def take(self, changes: MailboxChanges, knows: Callable[[int], bool]) -> None:
+        """``knows``: whether the client was told of a message. Removal of what it never had is no news."""
         for row in changes.added:
             self.added[row.uid] = row
         for row in changes.changed:
@@ -42,14 +46,18 @@ class Pending:
             target[row.uid] = row
         for uid in changes.removed:
             self.changed.pop(uid, None)
-            if self.added.pop(uid, None) is None:
+            if self.added.pop(uid, None) is None and knows(uid):
                 self.removed.add(uid)
 
 
 class Selected:
-    """A selected mailbox. ``uids`` ascending; ``position`` in the account's change feed, all up to it is taken in."""
+    """A selected mailbox. ``uids`` ascending; ``position`` in the account's change feed, all up to it is taken in.
+
+    ``uidnext``: the client knows no UID from here on.
+    """
 
     __slots__ = (
+        "_count",
         "gone",
         "highest_modseq",
         "keywords",
@@ -60,16 +68,21 @@ class Selected:
         "read_only",
         "saved",
         "told_keywords",
+        "uidnext",
+        "uidonly",
         "uids",
         "uidvalidity",
     )
 
-    def __init__(self, opened: OpenedMailbox, *, read_only: bool) -> None:
+    def __init__(self, opened: OpenedMailbox, *, read_only: bool, uidonly: bool = False) -> None:
         self.mailbox_id = opened.view.id
         self.name = opened.view.name
         self.uidvalidity = opened.view.uidvalidity
         self.read_only = read_only
         self.uids = opened.uids
+        self.uidonly = uidonly
+        self.uidnext = opened.view.uidnext
+        self._count = opened.view.messages
         self.position = opened.modseq
         self.highest_modseq = opened.view.modseq  # HIGHESTMODSEQ: everything up to it was told (RFC 7162 3.1.2)
         self.keywords = self.told_keywords = opened.view.keywords
@@ -77,13 +90,30 @@ class Selected:
         self.pending = Pending()
         self.gone = False
 
+    def start_uidonly(self) -> None:
+        """From now on no list of UIDs is kept."""
+        self._count = len(self.uids)
+        self.uidonly = True
+        self.uids = array("I")
+
     # What the client's numbers mean.
 
     def number(self, uid: int) -> int:
         """The message number of a known UID."""
         return bisect_left(self.uids, uid) + 1
 
+    def numbers(self, uids: Sequence[int]) -> Sequence[int]:
+        """What stands before FETCH for known UIDs (ascending): message numbers, with UIDONLY the UIDs."""
+        if self.uidonly:
+            return uids
+        first, last = self.number(uids[0]), self.number(uids[-1])
+        if last - first + 1 == len(uids):
+            return range(first, last + 1)
+        return [self.number(uid) for uid in uids]
+
     def knows(self, uid: int) -> bool:
+        if self.uidonly:
+            return uid < self.uidnext  # who removes a message is told nothing of it any more
         at = bisect_left(self.uids, uid)
         return at < len(self.uids) and self.uids[at] == uid
 
@@ -108,7 +138,7 @@ class Selected:
             return
         if changes.overflow and self.pending.overflow_since is None:
             self.pending.overflow_since = self.position
-        self.pending.take(changes)
+        self.pending.take(changes, self.knows)
         self.keywords = changes.keywords
         self.position = changes.modseq
 
@@ -141,34 +171,40 @@ class Selected:
         return lines
 
     def exists(self) -> bytes:
-        return b"* %d EXISTS\r\n" % len(self.uids)
+        return b"* %d EXISTS\r\n" % (self._count if self.uidonly else len(self.uids))
 
     def flags_line(self, row: FlagRow, condstore: bool) -> bytes:
         flags = words(row.bits, row.keywords)
         if condstore:
-            return b"* %d FETCH (UID %d FLAGS (%b) MODSEQ (%d))\r\n" % (
-                self.number(row.uid),
-                row.uid,
-                flags,
-                row.modseq,
-            )
-        return b"* %d FETCH (UID %d FLAGS (%b))\r\n" % (self.number(row.uid), row.uid, flags)
+            return self.fetch_line(row.uid, b"FLAGS (%b) MODSEQ (%d)" % (flags, row.modseq))
+        return self.fetch_line(row.uid, b"FLAGS (%b)" % flags)
+
+    def fetch_line(self, uid: int, items: bytes) -> bytes:
+        """A FETCH response about a known message; with UIDONLY it is UIDFETCH (RFC 9586 3.3)."""
+        if self.uidonly:
+            return b"* %d UIDFETCH (%b)\r\n" % (uid, items)
+        return b"* %d FETCH (UID %d %b)\r\n" % (self.number(uid), uid, items)
 
     def add(self, uids: Iterable[int]) -> None:
         """New messages, ascending."""
         for uid in uids:
-            if not self.uids or uid > self.uids[-1]:
+            self.uidnext = max(self.uidnext, uid + 1)
+            if self.uidonly:
+                self._count += 1
+            elif not self.uids or uid > self.uids[-1]:
                 self.uids.append(uid)
             elif not self.knows(uid):
                 insort(self.uids, uid)
 
     def remove(self, uids: Sequence[int], *, qresync: bool) -> list[bytes]:
-        """Forget messages (ascending), and give the lines that tell so: EXPUNGE, with QRESYNC VANISHED."""
+        """Forget messages (ascending), and give the lines that tell so: EXPUNGE, with QRESYNC or UIDONLY VANISHED."""
         known = [uid for uid in uids if self.knows(uid)]
         if not known:
             return []
         lines: list[bytes] = []
-        if qresync:
+        if self.uidonly:
+            self._count -= len(known)
+        if qresync or self.uidonly:
             lines = [b"* VANISHED %b\r\n" % part for part in lines_of_ranges(runs(known), VANISHED_MAX)]
         else:
             # Each removal moves the numbers after it.

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import enum
-from collections.abc import Callable, Iterable
+from array import array
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final, ParamSpec, TypeVar
 
 from accounts.dialogue import Dialogue
 from server.connections import Connection
 from server.logs import TRACE, TRACEDATA
-from store import changes
+from store import changes, reading
 from store.bridge import Bridge
 from store.changes import Events, MailboxChanges
 from store.db import AccountTx
@@ -19,6 +20,7 @@ from store.models import Mailbox
 from . import announce, capabilities
 from .answers import Bad, Refused
 from .selected import Selected
+from .sets import NoSuchMessage, Range, SequenceSet
 
 WRITE_TIMEOUT_BEFORE_LOGIN: Final = 30.0  # seconds for the peer to take what we sent (imap.md 1)
 WRITE_TIMEOUT: Final = 300.0
@@ -72,6 +74,7 @@ class Session:
         self.utf8_accept = False
         self.condstore = False
         self.qresync = False
+        self.uidonly = False  # there are no message numbers (RFC 9586)
         self.metadata = False  # changes of annotations are told (RFC 5464 4.1)
         self.dialogue = Dialogue(
             connection, bridge.call, "imap", b"+ ", line_max=RESPONSE_MAX, timeout=RESPONSE_TIMEOUT
@@ -159,6 +162,14 @@ class Session:
         if self.selected is not None:
             self.send(b"* OK [HIGHESTMODSEQ %d] modseq\r\n" % self.selected.highest_modseq)
 
+    def start_uidonly(self) -> None:
+        """From now on there are no message numbers (RFC 9586 3.1)."""
+        if self.uidonly:
+            return
+        self.uidonly = True
+        if self.selected is not None:
+            self.selected.start_uidonly()
+
     def forget_login(self) -> None:
         """Be as after the greeting: nothing of the account, nothing that was enabled (RFC 8437 3).
 
@@ -168,7 +179,7 @@ class Session:
         self.selected = None
         self.feed_position = 0
         self.pending_events.clear()
-        self.rev2 = self.utf8_accept = self.condstore = self.qresync = self.metadata = False
+        self.rev2 = self.utf8_accept = self.condstore = self.qresync = self.uidonly = self.metadata = False
 
     # The way to the store.
 
@@ -221,6 +232,46 @@ class Session:
     async def tell_pending(self) -> None:
         """Tell at once what is taken in already: before this session's own change, say."""
         await announce.tell_pending(self)
+
+    async def tell_arrived(self, mailbox_id: int, uids: Sequence[int], modseq: int, keywords: Sequence[str]) -> None:
+        """Tell of messages that a change of ours put into a mailbox, if it is the selected one; first what waits."""
+        await self.tell_pending()
+        selected = self.selected
+        if selected is None or selected.mailbox_id != mailbox_id:
+            return
+        selected.changed_by_us(modseq, keywords)
+        self.send_lines(selected.keyword_lines())
+        selected.add(uids)
+        self.send(selected.exists())
+
+    # Which messages are meant.
+
+    async def resolve(self, numbers: SequenceSet, *, is_uid: bool) -> array[int]:
+        """The UIDs that a command's set means, ascending. Raises Bad for a message number that there is not."""
+        selected = self.the_selected()
+        if selected.uidonly and not numbers.saved:
+            await self._load_uids(None if numbers.has_star else numbers.resolved(1))
+        try:
+            return selected.resolve(numbers, is_uid=is_uid)
+        except NoSuchMessage as exc:
+            raise Bad(str(exc)) from exc
+
+    async def known_uids(self) -> array[int]:
+        """The UIDs of all messages that the client knows, ascending."""
+        selected = self.the_selected()
+        if selected.uidonly:
+            await self._load_uids(None)
+        return selected.uids
+
+    async def _load_uids(self, ranges: Sequence[Range] | None) -> None:
+        """With UIDONLY: have those UIDs (None: all) that a command is about, until it is done."""
+        selected = self.the_selected()
+        selected.uids = await self.call(reading.uids, selected.mailbox_id, ranges, below=selected.uidnext)
+
+    def forget_uids(self) -> None:
+        """With UIDONLY: a command is done, and what it was about is kept no longer."""
+        if self.selected is not None and self.selected.uidonly:
+            self.selected.uids = array("I")
 
     # What several commands check.
 

@@ -15,10 +15,10 @@ from store.flags import Flags, parse_words
 from store.messages import FlagMode, FlagResult, FlagRow
 from store.models import Mailbox
 
-from .answers import Bad, Done
+from .answers import Done
 from .selected import Selected
 from .session import Session
-from .sets import NoSuchMessage, SequenceSet, compact
+from .sets import SequenceSet, compact
 from .syntax import NUMBER64_MAX, Parser
 
 BATCH: Final = 4000  # messages in one transaction: others wait meanwhile
@@ -70,10 +70,7 @@ def parse(parser: Parser, *, is_uid: bool) -> StoreArguments:
 
 async def store(session: Session, arguments: StoreArguments) -> Done:
     selected = session.the_selected()
-    try:
-        uids = selected.resolve(arguments.numbers, is_uid=arguments.is_uid)
-    except NoSuchMessage as exc:
-        raise Bad(str(exc)) from exc
+    uids = await session.resolve(arguments.numbers, is_uid=arguments.is_uid)
     if arguments.unchanged_since is not None:
         session.enable_condstore()
     modified: list[int] = []
@@ -126,7 +123,7 @@ def _lines(selected: Selected, arguments: StoreArguments, result: FlagResult, co
     return b"".join(
         selected.flags_line(row, condstore)
         if row.uid in foreign
-        else b"* %d FETCH (UID %d MODSEQ (%d))\r\n" % (selected.number(row.uid), row.uid, row.modseq)
+        else selected.fetch_line(row.uid, b"MODSEQ (%d)" % row.modseq)
         for row in result.rows
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from array import array
 from dataclasses import dataclass
 
 from server import faults
@@ -12,9 +11,9 @@ from store.errors import MailboxNotFound
 from store.messages import Copied, Expunged
 from store.models import Mailbox
 
-from .answers import Bad, Done, no_destination, read_mailbox_name
+from .answers import Done, no_destination, read_mailbox_name
 from .session import Session
-from .sets import NoSuchMessage, SequenceSet, compact
+from .sets import SequenceSet, compact
 from .syntax import Parser
 
 
@@ -43,7 +42,7 @@ def parse(parser: Parser, *, is_uid: bool) -> TransferArguments:
 
 async def copy(session: Session, arguments: TransferArguments) -> Done:
     selected = session.the_selected()
-    uids = _resolved(session, arguments)
+    uids = await session.resolve(arguments.numbers, is_uid=arguments.is_uid)
     name = read_mailbox_name(arguments.mailbox, utf8=session.utf8)
     if not uids:
         return Done()
@@ -55,14 +54,13 @@ async def copy(session: Session, arguments: TransferArguments) -> Done:
 
     done = await session.change(job)
     faults.point("imap.before_reply")
-    await session.tell_pending()
-    _tell_arrived(session, done)
+    await _tell_arrived(session, done)
     return Done(code=_copyuid(done.copied))
 
 
 async def move(session: Session, arguments: TransferArguments) -> Done:
     selected = session.the_selected()
-    uids = _resolved(session, arguments)
+    uids = await session.resolve(arguments.numbers, is_uid=arguments.is_uid)
     name = read_mailbox_name(arguments.mailbox, utf8=session.utf8)
 
     def job(tx: AccountTx, source: Mailbox) -> _Transferred | None:
@@ -79,15 +77,8 @@ async def move(session: Session, arguments: TransferArguments) -> Done:
     session.send(b"* OK [%b] moved\r\n" % _copyuid(done.copied))
     session.send_lines(selected.remove(done.copied.source_uids, qresync=session.qresync))
     selected.changed_by_us(done.copied.modseq, selected.keywords)
-    _tell_arrived(session, done)
+    await _tell_arrived(session, done)
     return Done(code=_highestmodseq(session))
-
-
-def _resolved(session: Session, arguments: TransferArguments) -> array[int]:
-    try:
-        return session.the_selected().resolve(arguments.numbers, is_uid=arguments.is_uid)
-    except NoSuchMessage as exc:
-        raise Bad(str(exc)) from exc
 
 
 def _destination(tx: AccountTx, name: str) -> Mailbox:
@@ -97,15 +88,8 @@ def _destination(tx: AccountTx, name: str) -> Mailbox:
         raise no_destination(exc) from exc
 
 
-def _tell_arrived(session: Session, done: _Transferred) -> None:
-    """Where the destination is the selected mailbox itself, the client learns of its new messages."""
-    selected = session.selected
-    if selected is None or selected.mailbox_id != done.destination_id:
-        return
-    selected.changed_by_us(done.copied.modseq, done.keywords)
-    session.send_lines(selected.keyword_lines())
-    selected.add(done.copied.uids)
-    session.send(selected.exists())
+async def _tell_arrived(session: Session, done: _Transferred) -> None:
+    await session.tell_arrived(done.destination_id, done.copied.uids, done.copied.modseq, done.keywords)
 
 
 def _copyuid(copied: Copied) -> bytes:
@@ -130,7 +114,7 @@ def parse_uid_expunge(parser: Parser) -> SequenceSet:
 async def expunge(session: Session, numbers: SequenceSet | None) -> Done:
     """Remove what the session knows and is marked deleted; with ``numbers`` only of these UIDs."""
     selected = session.the_selected()
-    known = selected.uids if numbers is None else selected.resolve(numbers, is_uid=True)
+    known = await (session.known_uids() if numbers is None else session.resolve(numbers, is_uid=True))
 
     def job(tx: AccountTx, mailbox: Mailbox) -> tuple[Expunged, int]:
         removed = messages.expunge(tx, mailbox, messages.marked_deleted(mailbox, known))

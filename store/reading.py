@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import functools
 from array import array
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
-from django.db.models import F, QuerySet, Sum
+from django.db.models import F, Q, QuerySet, Sum
 from django.db.models.expressions import Combinable
 
 from protocols.message.structure import Envelope
@@ -23,6 +24,8 @@ from .errors import MailboxGone, MailboxNotFound, OverQuota
 from .mailboxes import canonical_name
 from .messages import FlagRow, quota_limit
 from .models import AccountState, Mailbox, Message, Subscription
+
+RANGES_PER_QUERY: Final = 50  # of UIDs: databases limit the depth of expressions
 
 _room: Final = Statement(
     lambda account_id: AccountState.objects.filter(pk=account_id).values_list(
@@ -66,6 +69,21 @@ class OpenedMailbox:
 
 
 @dataclass(frozen=True, slots=True)
+class CaughtUp:
+    """What became of a mailbox since a session was told last, in lists of UIDs, ascending.
+
+    Not ``complete``: tombstones from that time are gone, and with them the word of some removals.
+    """
+
+    view: MailboxView
+    modseq: int
+    vanished: array[int]
+    added: array[int]
+    changed: array[int]
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Listing:
     """All mailboxes, sorted by name, and the subscribed names, at position ``modseq`` of the feed."""
 
@@ -93,10 +111,13 @@ class MessageHead:
     envelope: Envelope
 
 
-def open_mailbox(account_id: int, name: str) -> OpenedMailbox:
-    """One snapshot of everything that a session starts from. Raises MailboxNotFound, MailboxError."""
+def open_mailbox(account_id: int, name: str, *, with_uids: bool = True) -> OpenedMailbox:
+    """One snapshot of everything that a session starts from; without UIDs for who keeps none.
+
+    Raises MailboxNotFound, MailboxError.
+    """
     with db.read():
-        return _opened(mailbox(account_id, name), account_id)
+        return _opened(mailbox(account_id, name), account_id, with_uids=with_uids)
 
 
 def reopen(mailbox_id: int) -> OpenedMailbox | None:
@@ -106,16 +127,49 @@ def reopen(mailbox_id: int) -> OpenedMailbox | None:
         return None if row is None else _opened(_view(row), row.account_id)
 
 
-def _opened(view: MailboxView, account_id: int) -> OpenedMailbox:
-    uids = array("I")
+def caught_up(mailbox_id: int, since: int, uidnext: int) -> CaughtUp | None:
+    """What changed after ``since`` for a session that knows UIDs below ``uidnext``; None if the mailbox was removed."""
+    with db.read():
+        row = Mailbox.objects.filter(pk=mailbox_id, expunged=False).first()
+        if row is None:
+            return None
+        state = AccountState.objects.get(pk=row.account_id)
+        live = Message.objects.filter(mailbox_id=mailbox_id, expunged=False, modseq__gt=since).order_by("uid")
+        changed = array("I", live.values_list("uid", flat=True).iterator(chunk_size=2000))
+        gone = vanished(mailbox_id, since)
+    return CaughtUp(
+        _view(row),
+        state.last_modseq,
+        gone[: bisect_left(gone, uidnext)],
+        changed[bisect_left(changed, uidnext) :],
+        changed,
+        state.highest_deleted_modseq <= since,
+    )
+
+
+def uids(mailbox_id: int, ranges: Sequence[tuple[int, int]] | None = None, *, below: int) -> array[int]:
+    """The UIDs of the live messages of a mailbox in these ranges (None: all) and below a limit, ascending."""
+    query = Message.objects.filter(mailbox_id=mailbox_id, expunged=False, uid__lt=below).order_by("uid")
+    if ranges is None:
+        return array("I", query.values_list("uid", flat=True).iterator(chunk_size=2000))
+    found = array("I")
+    for start in range(0, len(ranges), RANGES_PER_QUERY):
+        condition = Q()
+        for low, high in ranges[start : start + RANGES_PER_QUERY]:
+            condition |= Q(uid__gte=low, uid__lte=high)
+        found.extend(query.filter(condition).values_list("uid", flat=True).iterator(chunk_size=2000))
+    return found
+
+
+def _opened(view: MailboxView, account_id: int, *, with_uids: bool = True) -> OpenedMailbox:
+    found = uids(view.id, below=view.uidnext) if with_uids else array("I")
     first_unseen = None
-    rows = Message.objects.filter(mailbox_id=view.id, expunged=False).order_by("uid")
-    uids.extend(rows.values_list("uid", flat=True).iterator(chunk_size=2000))
-    if view.unseen:
-        first = rows.filter(seen=False).values_list("uid", flat=True).first()
-        first_unseen = None if first is None else uids.index(first) + 1
+    if view.unseen and with_uids:
+        unseen = Message.objects.filter(mailbox_id=view.id, expunged=False, seen=False).order_by("uid")
+        first = unseen.values_list("uid", flat=True).first()
+        first_unseen = None if first is None else found.index(first) + 1
     state = AccountState.objects.get(pk=account_id)
-    return OpenedMailbox(view, uids, state.last_modseq, first_unseen, state.highest_deleted_modseq)
+    return OpenedMailbox(view, found, state.last_modseq, first_unseen, state.highest_deleted_modseq)
 
 
 def mailbox(account_id: int, name: str) -> MailboxView:

@@ -132,6 +132,47 @@ class Mirror:
             assert int(response.items["MODSEQ"][0]) > 0, response
 
 
+class UidMirror:
+    """The same for a session with UIDONLY: UIDs with flags, and how many messages there are (RFC 9586)."""
+
+    def __init__(self, wire: Wire) -> None:
+        self.wire = wire
+        self.count = 0
+        self.flags: dict[int, frozenset[str]] = {}
+
+    def select(self, name: str) -> None:
+        self.count, self.flags = 0, {}
+        self.run(f"SELECT {name}")
+        self.run("UID FETCH 1:* FLAGS")
+
+    def run(self, command: str) -> Answer:
+        answer = self.wire.ok(command)
+        for response in answer.untagged:
+            self.told(response)
+        return answer
+
+    def state(self) -> dict[int, frozenset[str]]:
+        assert self.count == len(self.flags), f"{self.count} messages, {len(self.flags)} of which were told"
+        return self.flags
+
+    def told(self, response: Response) -> None:
+        assert response.name not in ("FETCH", "EXPUNGE"), response
+        match response.name:
+            case "EXISTS":
+                assert response.number is not None
+                assert response.number >= self.count, f"{response}, but {self.count} were known"
+                self.count = response.number
+            case "VANISHED":
+                for uid in expand(response.data[0]):
+                    self.flags.pop(uid, None)  # its own new messages are told by EXISTS alone
+                    self.count -= 1
+            case "UIDFETCH":
+                assert response.number is not None
+                assert int(response.items.get("UID", response.number)) == response.number, response
+                if "FLAGS" in response.items:
+                    self.flags[response.number] = flags_of(response)
+
+
 def enumerate_numbers(answer: Answer) -> list[tuple[int, Response]]:
     return [(response.number, response) for response in answer.named("FETCH") if response.number is not None]
 

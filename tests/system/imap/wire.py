@@ -30,7 +30,7 @@ Value = Any  # None | str | bytes | list[Value]; recursive types would be all ca
 ANSWER_TIMEOUT: Final = 20.0  # seconds for an answer: two busy cores, several test processes
 STATUS_NAMES: Final = frozenset({"OK", "NO", "BAD", "BYE", "PREAUTH"})
 
-_NUMBERED = re.compile(rb"(\d+) (?:(EXISTS|RECENT|EXPUNGE)$|(FETCH) )", re.IGNORECASE)
+_NUMBERED = re.compile(rb"(\d+) (?:(EXISTS|RECENT|EXPUNGE)$|(FETCH|UIDFETCH) )", re.IGNORECASE)
 _LITERAL_END = re.compile(rb"(~?)\{(\d+)\}\r\n$")
 _ATOM = re.compile(rb'[^\x00-\x20\x7f-\xff(){%*"\\]+')
 _SECTION_KEY = re.compile(rb"(?:BODY|BINARY|BINARY\.SIZE)\[[^\]]*\](?:<\d+>)?", re.IGNORECASE)
@@ -55,7 +55,8 @@ class Literal8(bytes):
 class Response:
     """One response: ``tag`` is "*", "+" or a command's; ``name`` in upper case; ``data`` what follows the name.
 
-    ``code`` are the words in brackets of a status response, and ``text`` its human part.
+    ``code`` are the words in brackets of a status response, and ``text`` its human part. The ``number`` of a UIDFETCH
+    is a UID.
     """
 
     raw: bytes
@@ -69,7 +70,7 @@ class Response:
     @property
     def items(self) -> dict[str, Value]:
         """The data items of a FETCH, keys in upper case."""
-        assert self.name == "FETCH", self
+        assert self.name in ("FETCH", "UIDFETCH"), self
         listed = self.data[0]
         return {str(key).upper(): value for key, value in zip(listed[::2], listed[1::2], strict=True)}
 
@@ -110,6 +111,14 @@ class Answer:
 
     def by_uid(self) -> dict[int, dict[str, Value]]:
         return {int(items["UID"]): items for items in self.fetched().values()}
+
+    def uid_fetched(self) -> dict[int, dict[str, Value]]:
+        """Data items by UID, of a session with UIDONLY."""
+        merged: dict[int, dict[str, Value]] = {}
+        for response in self.named("UIDFETCH"):
+            assert response.number is not None
+            merged.setdefault(response.number, {}).update(response.items)
+        return merged
 
     def numbers(self) -> list[int]:
         """What SEARCH found, from SEARCH lines or from the ALL of an ESEARCH line."""
@@ -448,7 +457,7 @@ def parse(raw: bytes, *, utf8: bool = False) -> Response:
         values = Reader(rest[match.end() :], utf8, fetch=True).all()
         if len(values) != 1 or not isinstance(values[0], list) or len(values[0]) % 2 or number < 1:
             raise BadResponse(f"not a FETCH response: {raw!r}")
-        return Response(raw, "*", "FETCH", number, data=tuple(values))
+        return Response(raw, "*", match[3].decode().upper(), number, data=tuple(values))
     word, _, rest = rest.partition(b" ")
     name = word.decode("ascii", "replace").upper()
     if name in STATUS_NAMES:
