@@ -10,7 +10,6 @@ come from the same functions, so results do not depend on how far the worker is.
 
 from __future__ import annotations
 
-import html
 import logging
 import re
 import time
@@ -22,6 +21,7 @@ from typing import Any, Final
 from protocols.message.addresses import parse_addresses
 from protocols.message.charset import clean_text, decode_bytes
 from protocols.message.headers import iter_headers
+from protocols.message.htmltext import HTMLText, attributes
 from protocols.message.source import BytesSource, Source, SubSource, chunks
 from protocols.message.transfer import decode_stream
 from server import db
@@ -40,7 +40,6 @@ BATCH_SECONDS: Final = 0.2  # made before they are written: on SQLite other writ
 CHUNK: Final = 1 << 20  # bytes of a part decoded at once
 WIDE_MAX: Final = 8 << 20  # bytes of a part in a charset that cannot be cut at line ends
 EMBEDDED_MAX: Final = 32 << 20  # decoded bytes of an embedded message that has a transfer encoding: others are skipped
-TAG_MAX: Final = 64 * 1024  # characters of a tag; a longer one is no tag
 
 Structure = Mapping[str, Any]
 
@@ -127,19 +126,27 @@ def headers_of(source: Source, structure: Structure) -> str:
 
 def body_pieces(source: Source, structure: Structure) -> Iterator[Piece]:
     """The folded text of all text parts, also of embedded messages, of any length."""
+    for subtype, texts in text_parts(source, structure):
+        if subtype == "HTML":
+            yield from _html_pieces(texts)
+        else:
+            for text in texts:
+                yield Piece(fold(text))
+        yield Piece("\n")
+
+
+def text_parts(source: Source, structure: Structure) -> Iterator[tuple[str, Iterator[str]]]:
+    """The subtype (upper case) and the decoded text of each text part, also of embedded messages, in pieces.
+
+    Each part's pieces are to be taken before the next part.
+    """
     for part_source, part in _parts(source, structure):
         if part.get("parts") or part.get("message") is not None or part.get("type", "") not in ("", "TEXT"):
             continue
         encoding = str(part.get("cte") or "").upper()
         charset = str((part.get("params") or {}).get("charset") or "")
         raw = chunks(part_source, part.get("body", 0), part.get("end", 0), CHUNK)
-        decoded = _texts(decode_stream(raw, encoding), charset)
-        if part.get("subtype", "").upper() == "HTML":
-            yield from _html_pieces(decoded)
-        else:
-            for text in decoded:
-                yield Piece(fold(text))
-        yield Piece("\n")
+        yield part.get("subtype", "").upper(), _texts(decode_stream(raw, encoding), charset)
 
 
 def search_text(source: Source, structure: Structure) -> SearchText:
@@ -277,89 +284,32 @@ _INLINE: Final = frozenset(
     {"a", "abbr", "acronym", "b", "bdi", "bdo", "big", "cite", "code", "del", "dfn", "em", "font", "i", "ins", "kbd"}
     | {"mark", "q", "s", "samp", "small", "span", "strike", "strong", "sub", "sup", "tt", "u", "var", "wbr", "o:p"}
 )
-_TAG_NAME: Final = re.compile(r"/?([a-zA-Z][a-zA-Z0-9:]*)")
-_ATTRIBUTE: Final = re.compile(r"""=\s?("[^"]*"|'[^']*'|[^\s"'>=]+)""")
 _SPACE: Final = re.compile(r"\s+")
 
 
 def _html_pieces(texts: Iterator[str]) -> Iterator[Piece]:
-    page = _HTML()
+    page = _Page()
     for text in texts:
-        yield from page.feed(text)
-    yield from page.feed("", last=True)
+        yield from page.pieces(text)
+    yield from page.pieces("", last=True)
 
 
-class _HTML:
-    """Text and attribute values of HTML that comes in pieces; no tag soup stops it."""
+class _Page(HTMLText):
+    """Text and attribute values."""
 
     def __init__(self) -> None:
-        self._rest = ""
-        self._until = ""  # the end tag of a script or style element that is being skipped
+        super().__init__(skipped=frozenset({"script", "style"}))
+        self._values: list[str] = []
 
-    def feed(self, text: str, *, last: bool = False) -> Iterator[Piece]:
-        data = self._rest + text
-        lower = ""  # made when a script or style element is met
-        words: list[str] = []
-        values: list[str] = []
-        position = 0
-        comments = True  # no use in looking for "-->" once there is none
-        while position < len(data):
-            if self._until:
-                lower = lower or data.lower()
-                end = lower.find(self._until, position)
-                if end < 0:
-                    position = len(data) if last else max(position, len(data) - len(self._until))
-                    break
-                position, self._until = end, ""
-            start = data.find("<", position)
-            if start < 0:
-                cut = len(data) if last else _entity_safe(data, position)
-                words.append(html.unescape(data[position:cut]))
-                position = cut
-                break
-            if start > position:
-                words.append(html.unescape(data[position:start]))
-                position = start
-            end = -1
-            if comments and data.startswith("<!--", start):
-                end = data.find("-->", start + 4)
-                comments = end >= 0
-                if end >= 0:
-                    position = end + 3
-                    continue
-                if not last and len(data) - start <= TAG_MAX:
-                    break
-            # A ">" in an attribute's value ends the tag here: the rest of the value is found as text, no harm.
-            end = data.find(">", start)
-            if end < 0:
-                if last or len(data) - start > TAG_MAX:
-                    words.append(html.unescape(data[start:]))
-                    position = len(data)
-                break
-            position = end + 1
-            self._tag(data[start + 1 : end], words, values)
-        self._rest = data[position:]
+    def pieces(self, text: str, *, last: bool = False) -> Iterator[Piece]:
+        words = self.feed(text, last=last)
         if words:
-            yield Piece(fold(_SPACE.sub(" ", "".join(words))))
-        if values:
-            yield Piece(fold("\n".join(values) + "\n"), attributes=True)
+            yield Piece(fold(_SPACE.sub(" ", words)))
+        if self._values:
+            yield Piece(fold("\n".join(self._values) + "\n"), attributes=True)
+            self._values.clear()
 
-    def _tag(self, tag: str, words: list[str], values: list[str]) -> None:
-        match = _TAG_NAME.match(tag)
-        if match is None:
-            if not tag.startswith(("!", "?", "/")):
-                words.append(f"<{html.unescape(tag)}>")
-            return
-        name = match[1].lower()
+    def tag(self, name: str, tag: str, words: list[str]) -> None:
         if name not in _INLINE:
             words.append(" ")
-        if "=" in tag:
-            values.extend(html.unescape(value.strip("\"'")) for value in _ATTRIBUTE.findall(tag))
-        if name in ("script", "style") and not tag.startswith("/") and not tag.endswith("/"):
-            self._until = f"</{name}"
-
-
-def _entity_safe(data: str, position: int) -> int:
-    """Where text may be cut without splitting a character reference such as &amp;"""
-    ampersand = data.rfind("&", max(position, len(data) - 32))
-    return len(data) if ampersand < 0 or ";" in data[ampersand:] else ampersand
+        self._values.extend(value for _, value in attributes(tag))
