@@ -9,8 +9,7 @@ from django.core.validators import MinValueValidator, RegexValidator
 from django.db import models
 
 from server.encryption import EncryptedField
-
-REGEXP_MAX = 1024  # bytes of a regular expression that a user writes
+from server.regexps import REGEXP_MAX, check_regexp
 
 
 def default_separators() -> list[str]:
@@ -52,6 +51,10 @@ class Domain(models.Model):
         return self.unicode_name or self.name
 
 
+def _regexp(default: str) -> models.CharField[str, str]:
+    return models.CharField(max_length=REGEXP_MAX, blank=True, default=default, validators=[check_regexp])
+
+
 class Account(models.Model):
     """An owner of mail and settings."""
 
@@ -72,11 +75,9 @@ class Account(models.Model):
     keep_rejects = models.BooleanField(default=False)
     introbox = models.CharField(max_length=1000, blank=True, default="")
     automatic_junk_flags = models.BooleanField(default=True)
-    junk_mailbox_regexp = models.CharField(max_length=REGEXP_MAX, blank=True, default="^(junk|spam)")
-    neutral_mailbox_regexp = models.CharField(
-        max_length=REGEXP_MAX, blank=True, default="^(inbox|neutral|postmaster|dmarc|tlsrpt|rejects)"
-    )
-    not_junk_mailbox_regexp = models.CharField(max_length=REGEXP_MAX, blank=True, default="")
+    junk_mailbox_regexp = _regexp("^(junk|spam)")
+    neutral_mailbox_regexp = _regexp("^(inbox|neutral|postmaster|dmarc|tlsrpt|rejects)")
+    not_junk_mailbox_regexp = _regexp("")
     subject_pass_period = models.DurationField(default=timedelta(hours=12))
     subscribe_on_create = models.BooleanField(default=True)
     imap_capabilities_disabled = models.JSONField(default=list, blank=True)

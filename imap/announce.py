@@ -10,7 +10,7 @@ from server import db
 from store import changes, reading
 from store.changes import Event, Events, MailboxChanges
 from store.errors import MailboxGone
-from store.messages import FlagRow
+from store.flags import FlagRow
 from store.models import ChangeEvent
 
 from .answers import Bye, astring, mailbox_name

@@ -13,8 +13,7 @@ from typing import Final
 from store import messages, reading
 from store.db import AccountTx
 from store.errors import MailboxGone
-from store.flags import SEEN
-from store.messages import FlagRow
+from store.flags import SEEN, FlagRow
 from store.models import Mailbox
 
 from . import qresync

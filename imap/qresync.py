@@ -9,8 +9,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from store import reading
-from store.flags import words
-from store.messages import FlagRow
+from store.flags import FlagRow, words
 from store.reading import OpenedMailbox
 
 from .selected import VANISHED_MAX, Selected

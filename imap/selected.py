@@ -14,8 +14,7 @@ from bisect import bisect_left, insort
 from collections.abc import Callable, Iterable, Sequence
 
 from store.changes import MailboxChanges
-from store.flags import FLAG_WORDS, words
-from store.messages import FlagRow
+from store.flags import FLAG_WORDS, FlagRow, words
 from store.reading import OpenedMailbox
 
 from .sets import Range, SequenceSet, lines_of_ranges, runs

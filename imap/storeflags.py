@@ -11,8 +11,8 @@ from server import faults
 from store import messages
 from store.db import AccountTx
 from store.errors import BadFlag
-from store.flags import Flags, parse_words
-from store.messages import FlagMode, FlagResult, FlagRow
+from store.flags import FlagRow, Flags, parse_words
+from store.messages import FlagMode, FlagResult
 from store.models import Mailbox
 
 from .answers import Done

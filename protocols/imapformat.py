@@ -40,8 +40,12 @@ def envelope(value: Envelope | None) -> bytes:
 
 def envelope_with_prefix(stored: JSON, prefix: bytes) -> bytes:
     """The value of ENVELOPE of a stored envelope with the header fields of `prefix` in front of its own."""
-    fields = collect_fields(prefix.split(b"\r\n"), ENVELOPE_FIELDS)
-    return envelope(Envelope.from_json(stored).with_fields_in_front(fields))
+    return envelope(with_prefix(Envelope.from_json(stored), prefix))
+
+
+def with_prefix(value: Envelope, prefix: bytes) -> Envelope:
+    """An envelope with the header fields of `prefix` in front of its own."""
+    return value.with_fields_in_front(collect_fields(prefix.split(b"\r\n"), ENVELOPE_FIELDS))
 
 
 def prefix_changes_envelope(prefix: bytes | memoryview) -> bool:

@@ -23,6 +23,7 @@ from . import rows
 from .errors import StorageFull
 from .models import Blob
 from .storage import new_name
+from .threads import ThreadKeys
 
 STRUCTURE_VERSION: Final = 1  # raise when the parser changes what it says about the same message
 CHUNK: Final = 256 * 1024
@@ -44,6 +45,7 @@ class PreparedBlob:
     imap_envelope: bytes
     imap_bodystructure: bytes
     is_dsn: bool
+    thread_keys: ThreadKeys
     problem: str = ""
     """Why the message could not be parsed and is one opaque part; "" when it could."""
 
@@ -109,6 +111,7 @@ def _prepare(content: BinaryIO | IO[bytes] | bytes, normalize_newlines: bool) ->
             imap_envelope=imapformat.envelope(part.envelope),
             imap_bodystructure=imapformat.bodystructure(part),
             is_dsn=message.is_dsn(part),
+            thread_keys=ThreadKeys.of(part.envelope),
             problem="" if error is None else str(error),
         )
     except BaseException:

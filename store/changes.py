@@ -14,7 +14,7 @@ from server.statements import Statement
 
 from .columns import BITS
 from .errors import MailboxGone
-from .messages import FlagRow
+from .flags import FlagRow
 from .models import AccountState, ChangeEvent, Mailbox, Message
 
 CHANGES_MAX: Final = 10_000  # a listener further behind starts anew: cheaper than telling it each step

@@ -198,6 +198,33 @@ def _keywords(account: Account) -> Iterator[str]:
                 yield f"mailbox {known[mailbox_id].name}: {exc}"
 
 
+def _threads(account: Account) -> Iterator[str]:
+    live = Message.objects.filter(account=account, expunged=False)
+    for pk in live.exclude(thread_id__gt=0).values_list("pk", flat=True)[:LINES_PER_KIND]:
+        yield f"message {pk} has no thread: mox store reassignthreads {account.name}"
+    children = live.exclude(thread_parent_ids=[]).order_by("pk").values_list("pk", "thread_parent_ids")
+    last = 0
+    while batch := dict(children.filter(pk__gt=last)[:BATCH]):
+        last = max(batch)
+        lists: dict[int, list[int]] = {}
+        # Mostly the nearest parent is there; where it is gone, the next one must agree.
+        for wanted in ({parents[0] for parents in batch.values()}, {p for parents in batch.values() for p in parents}):
+            if all(parents[0] in lists for parents in batch.values()):
+                break
+            for start in range(0, len(wanted), BATCH):
+                chunk = sorted(wanted)[start : start + BATCH]
+                lists.update(live.filter(pk__in=chunk).values_list("pk", "thread_parent_ids"))
+        for pk, parents in batch.items():
+            at = next((at for at, parent in enumerate(parents) if parent in lists), None)
+            if pk in parents:
+                yield f"message {pk} is its own parent: mox store reassignthreads {account.name}"
+            elif at is not None and lists[parents[at]] != parents[at + 1 :]:
+                yield (
+                    f"message {pk}: its parents are not those of its parent {parents[at]}: "
+                    f"mox store reassignthreads {account.name}"
+                )
+
+
 def _recipients(account: Account) -> Iterator[str]:
     dead = Recipient.objects.filter(account=account, message__expunged=True)
     for message_id in dead.values_list("message_id", flat=True)[:LINES_PER_KIND]:
@@ -233,6 +260,7 @@ _CHECKS: Final[tuple[Check, ...]] = (
     _content,
     _structure,
     _keywords,
+    _threads,
     _recipients,
     _annotations,
 )

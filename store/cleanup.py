@@ -18,6 +18,7 @@ from django.db.models.fields.reverse_related import ForeignObjectRel
 from server import db
 from server.models import ServerSettings
 
+from . import rejects
 from .db import write_tx
 from .models import AccountState, Blob, ChangeEvent, Message
 from .storage import TEMPORARY
@@ -128,8 +129,9 @@ def _remove_old(directory: Path, before: float) -> int:
 
 
 def tidy(now: datetime | None = None) -> None:
-    """Drop old events, and tombstones older than the setting ``tombstone_days``."""
+    """Drop old events, old rejects, and tombstones older than the setting ``tombstone_days``."""
     now = now or datetime.now(UTC)
+    rejects.tidy_all(now)
     while ids := list(ChangeEvent.objects.filter(created__lt=now - EVENTS_KEPT).values_list("pk", flat=True)[:BATCH]):
         with db.write():
             ChangeEvent.objects.filter(pk__in=ids).delete()

@@ -25,6 +25,7 @@ from server.statements import ModelStatement, Statement
 
 from . import notify
 from .errors import MailboxGone, OutOfUIDs
+from .junkflags import JunkSettings
 from .models import UINT32_MAX, AccountState, ChangeEvent, Mailbox
 from .rows import insert, update
 
@@ -39,7 +40,15 @@ mailbox_by_name: Final = ModelStatement(
 )
 """The live mailbox of an account with a canonical name."""
 _account: Final = ModelStatement(Account, lambda pk: Account.objects.filter(pk=pk))
-_quota: Final = Statement(lambda account_id: Account.objects.filter(pk=account_id).values_list("quota_message_size"))
+_settings: Final = Statement(
+    lambda account_id: Account.objects.filter(pk=account_id).values_list(
+        "quota_message_size",
+        "automatic_junk_flags",
+        "junk_mailbox_regexp",
+        "neutral_mailbox_regexp",
+        "not_junk_mailbox_regexp",
+    )
+)
 
 
 def _states_for_update(*account_ids: int) -> QuerySet[AccountState]:
@@ -83,7 +92,7 @@ class AccountTx:
         self._seq = 0
         self._state_dirty = False
         self._account: Account | None = None
-        self._own_quota: int | None = None
+        self._settings: tuple[int, JunkSettings] | None = None
         self._mailboxes: dict[int, Mailbox] = {}
         self._dirty: set[int] = set()
 
@@ -98,11 +107,20 @@ class AccountTx:
 
     @property
     def own_quota(self) -> int:
-        """The account's setting ``quota_message_size``, for which the other 30 columns need not be read."""
-        if self._own_quota is None:
-            row = _quota.row(self.account_id)
-            self._own_quota = row[0] if row is not None else 0
-        return self._own_quota
+        """The account's setting ``quota_message_size``."""
+        return self._narrow_settings()[0]
+
+    @property
+    def junk_settings(self) -> JunkSettings:
+        """The account's settings for automatic flags."""
+        return self._narrow_settings()[1]
+
+    def _narrow_settings(self) -> tuple[int, JunkSettings]:
+        # What each message needs, for which the other 30 columns of the account need not be read.
+        if self._settings is None:
+            row = _settings.row(self.account_id)
+            self._settings = (0, JunkSettings(False, "", "", "")) if row is None else (row[0], JunkSettings(*row[1:]))
+        return self._settings
 
     def modseq(self) -> int:
         """The modification sequence of this change: taken at the first call, then the same for all rows it touches."""

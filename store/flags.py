@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 from .errors import BadFlag
 
@@ -62,6 +62,15 @@ class Flags:
 
 
 NO_FLAGS: Final = Flags()
+
+
+class FlagRow(NamedTuple):
+    """The flags of one message: bits as above, keywords in the stored form ("" or " one two ")."""
+
+    uid: int
+    modseq: int
+    bits: int
+    keywords: str
 
 
 def parse_words(given: Iterable[str]) -> Flags:

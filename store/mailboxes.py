@@ -228,18 +228,24 @@ def _subscribed_flag(tx: AccountTx, name: str) -> list[str]:
 
 
 def set_special_use(tx: AccountTx, mailbox: Mailbox, use: str) -> None:
-    """Give a mailbox a special use (one of SPECIAL_USES), taking it from the mailbox that had it."""
+    """Give a mailbox a special use (one of SPECIAL_USES), taking it from the mailboxes that had it."""
     column = f"special_{use}"
-    modseq = tx.modseq()
-    others = Mailbox.objects.filter(account_id=tx.account_id, expunged=False, **{column: True}).exclude(pk=mailbox.pk)
-    for other in others:
-        Mailbox.objects.filter(pk=other.pk).update(modseq=modseq, **{column: False})
-        cached = tx.mailbox(other.pk)
-        setattr(cached, column, False)
-        tx.touch(cached)
-        tx.emit(Kind.MAILBOX_SPECIAL_USE, other.pk, name=other.name, special_uses=cached.special_uses())
-    setattr(mailbox, column, True)
-    Mailbox.objects.filter(pk=mailbox.pk).update(**{column: True})
+    for other in Mailbox.objects.filter(account_id=tx.account_id, expunged=False, **{column: True}):
+        if other.pk != mailbox.pk:
+            clear_special_use(tx, tx.mailbox(other.pk), use)
+    _change_special_use(tx, mailbox, column, True)
+
+
+def clear_special_use(tx: AccountTx, mailbox: Mailbox, use: str) -> None:
+    """Take a special use from a mailbox."""
+    _change_special_use(tx, mailbox, f"special_{use}", False)
+
+
+def _change_special_use(tx: AccountTx, mailbox: Mailbox, column: str, value: bool) -> None:
+    if getattr(mailbox, column) == value:
+        return
+    setattr(mailbox, column, value)
+    Mailbox.objects.filter(pk=mailbox.pk).update(**{column: value})
     tx.touch(mailbox)
     tx.emit(Kind.MAILBOX_SPECIAL_USE, mailbox.pk, name=mailbox.name, special_uses=mailbox.special_uses())
 

@@ -4,35 +4,25 @@ from __future__ import annotations
 
 import enum
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from datetime import UTC, datetime
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from django.db import connection
-from django.db.models import Q
+from django.db.models import F, Q
 
-from protocols.message import clean_text, index_text, message_id_canonical, thread_subject
-from protocols.names import BadDomain, parse_domain
+from protocols import imapformat
+from protocols.message import Envelope, index_text
 from server.models import ServerSettings
 
-from . import blobs, flags
-from .byuid import UIDS_PER_QUERY, ByUID, spans
-from .columns import BITS
+from . import blobs, flags, junkflags, recipients, threads
 from .db import AccountTx, Counts
-from .errors import MessageGone, OverQuota, TooManyKeywords
-from .flags import DELETED, KEYWORDS_PER_MAILBOX, KEYWORDS_PER_MESSAGE, NO_FLAGS, SEEN, Flags
+from .errors import OverQuota, TooManyKeywords
+from .flags import DELETED, KEYWORDS_PER_MAILBOX, KEYWORDS_PER_MESSAGE, NO_FLAGS, SEEN, FlagRow, Flags
 from .models import ChangeEvent, Mailbox, Message, MessageDKIMDomain, Recipient, Validation
 from .rows import insert, update
-
-
-class FlagRow(NamedTuple):
-    """The flags of one message: bits of store.flags, keywords in the stored form ("" or " one two ")."""
-
-    uid: int
-    modseq: int
-    bits: int
-    keywords: str
+from .targets import Target, chunks, existing_targets, live_targets, targets_by_uid
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +70,23 @@ class NewMessage:
     received: datetime | None = None
     origin: Origin = field(default_factory=Origin)
     dkim_domains: tuple[str, ...] = ()
+    is_reject: bool = False
+    destined_id: int | None = None
+    """The mailbox that it would have gone to, for what was put into Rejects."""
+
+    @property
+    def envelope(self) -> Envelope | None:
+        """The envelope of prefix and content together."""
+        own = self.blob.part.envelope
+        if not imapformat.prefix_changes_envelope(self.prefix):
+            return own
+        return imapformat.with_prefix(own or Envelope(), self.prefix)
+
+    @property
+    def thread_keys(self) -> threads.ThreadKeys:
+        """What prefix and content together say about the thread that the message belongs to."""
+        envelope = self.envelope
+        return self.blob.thread_keys if envelope is self.blob.part.envelope else threads.ThreadKeys.of(envelope)
 
     @property
     def size(self) -> int:
@@ -141,6 +148,7 @@ def add(tx: AccountTx, mailbox: Mailbox, new: NewMessage, blob_id: int | None = 
     Raises OverQuota, OutOfUIDs, TooManyKeywords.
     """
     check_quota(tx, new.size)
+    _check_keyword_count(len(new.flags.keywords))
     if blob_id is None:
         blob_id = blobs.insert(new.blob)
     now = datetime.now(UTC)
@@ -148,7 +156,13 @@ def add(tx: AccountTx, mailbox: Mailbox, new: NewMessage, blob_id: int | None = 
     offset = received.utcoffset()
     uid = tx.take_uids(mailbox, 1)
     modseq = tx.modseq()
-    envelope = new.blob.part.envelope
+    keys = new.thread_keys
+    place = threads.find_place(
+        tx.account_id, keys, is_dsn=new.blob.is_dsn, mailbox_orig_id=mailbox.pk, received=received
+    )
+    bits = junkflags.apply(junkflags.for_mailbox(tx.junk_settings, mailbox), new.flags.bits)
+    if place.muted:
+        bits |= SEEN
     message_id = insert(
         Message,
         {
@@ -165,22 +179,32 @@ def add(tx: AccountTx, mailbox: Mailbox, new: NewMessage, blob_id: int | None = 
             "save_date": now,
             "keywords": flags.keyword_column(new.flags.keywords),
             "mailbox_orig_id": mailbox.pk,
+            "mailbox_destined_id": None if new.destined_id == mailbox.pk else new.destined_id,
+            "is_reject": new.is_reject,
+            "message_hash": new.blob.sha256 if new.is_reject and not keys.message_id else None,
             "is_dsn": new.blob.is_dsn,
-            "message_id": index_text(message_id_canonical(envelope.message_id).value) if envelope else "",
-            "subject_base": index_text(thread_subject(envelope.subject).base) if envelope else "",
-            **new.flags.columns(),
+            "message_id": keys.message_id,
+            "subject_base": keys.subject_base,
+            "thread_id": place.thread_id,
+            "thread_parent_ids": place.parent_ids,
+            "thread_missing_link": place.missing_link,
+            "thread_muted": place.muted,
+            "thread_collapsed": place.collapsed,
+            **Flags(bits).columns(),
             **_origin_columns(new.origin),
         },
     )
+    if place.thread_id is None:
+        update(Message, message_id, {"thread_id": message_id})
     if new.dkim_domains:
         MessageDKIMDomain.objects.bulk_create(
             MessageDKIMDomain(message_id=message_id, domain=domain, received=received) for domain in new.dkim_domains
         )
     if mailbox.special_sent:
-        Recipient.objects.bulk_create(_recipients(tx, message_id, received, new))
+        recipients.add(tx, message_id, new.envelope, received)
     _merge_keywords(tx, mailbox, new.flags.keywords)
     counts = Counts()
-    counts.add(seen=bool(new.flags.bits & SEEN), deleted=bool(new.flags.bits & DELETED), size=new.size)
+    counts.add(seen=bool(bits & SEEN), deleted=bool(bits & DELETED), size=new.size)
     tx.count(mailbox, counts)
     return Placement(message_id, mailbox.pk, uid, modseq, mailbox.uidvalidity)
 
@@ -216,7 +240,7 @@ def set_flags(
     changes: dict[str, list[int]] = {}  # new keyword column -> ids of the messages that get it
     counts = Counts()
     found = set()
-    for target in _targets(mailbox, uids):
+    for target in targets_by_uid(mailbox, uids):
         row = target.flag_row()
         found.add(row.uid)
         if unchanged_since is not None and row.modseq > unchanged_since:
@@ -238,7 +262,7 @@ def set_flags(
             if len(ids) == 1:
                 update(Message, ids[0], values)
                 continue
-            for chunk in _chunks(ids):
+            for chunk in chunks(ids):
                 Message.objects.filter(pk__in=chunk).update(**values)
         if mode is not FlagMode.REMOVE:
             _merge_keywords(tx, mailbox, new.keywords)
@@ -253,45 +277,55 @@ def mark_seen(tx: AccountTx, mailbox: Mailbox, uids: Sequence[int]) -> list[Flag
 
 def copy(tx: AccountTx, mailbox: Mailbox, uids: Sequence[int], destination: Mailbox) -> Copied:
     """Copy messages, all or none; the same mailbox is allowed. Raises MessageGone, OverQuota, OutOfUIDs."""
-    targets = _existing(mailbox, uids)
+    targets = existing_targets(mailbox, uids)
     check_quota(tx, sum(target.size for target in targets))
     modseq = tx.modseq()
     first = tx.take_uids(destination, len(targets))
+    places = threads.places_of_copies(tx.account_id, [target.id for target in targets])
     _duplicate(
-        [({"uid": uid}, target.id) for uid, target in enumerate(targets, first)],
+        [({"uid": uid, **threads.columns(places[t.id])}, t.id) for uid, t in enumerate(targets, first)],
         {
             "mailbox_id": destination.pk,
             "create_modseq": modseq,
             "modseq": modseq,
             "save_date": datetime.now(UTC),
             "trained_junk": None,
+            **junkflags.columns(junkflags.for_mailbox(tx.junk_settings, destination)),
         },
     )
-    _copy_recipients(targets, destination, first)
+    if destination.pk != mailbox.pk:
+        _no_rejects(destination, [uid for uid, target in enumerate(targets, first) if _is_rescued(target)])
+    recipients.copy(destination, {target.id: uid for uid, target in enumerate(targets, first)})
     _arrived(tx, destination, targets)
     return _copied(destination, targets, first, modseq)
 
 
 def move(tx: AccountTx, mailbox: Mailbox, uids: Sequence[int], destination: Mailbox) -> Copied:
     """Move messages: the row keeps its id, a tombstone stays behind. Raises MessageGone, OutOfUIDs."""
-    return _move(tx, mailbox, _existing(mailbox, uids), destination)
+    return _move(tx, mailbox, existing_targets(mailbox, uids), destination)
 
 
 def move_all(tx: AccountTx, mailbox: Mailbox, destination: Mailbox) -> Copied:
     """Move every message of a mailbox."""
-    return _move(tx, mailbox, list(_live_targets(mailbox, Q())), destination)
+    return _move(tx, mailbox, list(live_targets(mailbox, Q())), destination)
 
 
-def _move(tx: AccountTx, mailbox: Mailbox, targets: list[_Target], destination: Mailbox) -> Copied:
+def _move(tx: AccountTx, mailbox: Mailbox, targets: list[Target], destination: Mailbox) -> Copied:
     modseq = tx.modseq()
     first = tx.take_uids(destination, len(targets))
     now = datetime.now(UTC)
-    saved = connection.ops.adapt_datetimefield_value(now)
+    changed = {
+        "mailbox_id": destination.pk,
+        "create_modseq": modseq,
+        "modseq": modseq,
+        "save_date": connection.ops.adapt_datetimefield_value(now),
+        **junkflags.columns(junkflags.for_mailbox(tx.junk_settings, destination)),
+    }
     with connection.cursor() as cursor:
         cursor.executemany(
-            f"UPDATE {_TABLE} SET mailbox_id = %s, uid = %s, create_modseq = %s, modseq = %s, save_date = %s"  # noqa: S608 # a constant
+            f"UPDATE {_TABLE} SET {', '.join(f'{column} = %s' for column in changed)}, uid = %s"  # noqa: S608 # our own
             " WHERE id = %s",
-            [(destination.pk, uid, modseq, modseq, saved, target.id) for uid, target in enumerate(targets, first)],
+            [(*changed.values(), uid, target.id) for uid, target in enumerate(targets, first)],
         )
     # The update came first: each tombstone takes the UID that its message has just left.
     _duplicate(
@@ -299,17 +333,35 @@ def _move(tx: AccountTx, mailbox: Mailbox, targets: list[_Target], destination: 
         {"mailbox_id": mailbox.pk, "modseq": modseq, "expunged": True, "expunged_at": now, "trained_junk": None},
     )
     _left(tx, mailbox, targets)
+    if destination.pk != mailbox.pk:
+        rescued = {uid: target.id for uid, target in enumerate(targets, first) if _is_rescued(target)}
+        _no_rejects(destination, list(rescued), seen=False)
+        unseen = set(rescued.values())
+        targets = [t._replace(bits=t.bits & ~SEEN) if t.id in unseen else t for t in targets]
     _arrived(tx, destination, targets)
     return _copied(destination, targets, first, modseq)
+
+
+def _is_rescued(target: Target) -> bool:
+    """Whether somebody takes a rejected message to where it should have gone, or elsewhere."""
+    return target.is_reject and target.mailbox_destined_id is not None
+
+
+def _no_rejects(destination: Mailbox, uids: list[int], **columns: bool) -> None:
+    """From now on these messages count as what their senders sent to the mailbox that they were meant for."""
+    for chunk in chunks(uids):
+        Message.objects.filter(mailbox_id=destination.pk, uid__in=chunk).update(
+            is_reject=False, mailbox_orig_id=F("mailbox_destined_id"), mailbox_destined_id=None, **columns
+        )
 
 
 def expunge(tx: AccountTx, mailbox: Mailbox, uids: Sequence[int] | None = None) -> Expunged:
     """Remove the messages marked ``\\Deleted``, of these UIDs or of the whole mailbox."""
     marked = Q(deleted=True)
     if uids is None:
-        targets = list(_live_targets(mailbox, marked))
+        targets = list(live_targets(mailbox, marked))
     else:
-        targets = [target for target in _targets(mailbox, uids) if target.bits & DELETED]
+        targets = [target for target in targets_by_uid(mailbox, uids) if target.bits & DELETED]
     return _expunge(tx, mailbox, targets)
 
 
@@ -326,83 +378,27 @@ def marked_deleted(mailbox: Mailbox, uids: Sequence[int]) -> list[int]:
 
 def expunge_all(tx: AccountTx, mailbox: Mailbox) -> Expunged:
     """Remove every message of a mailbox."""
-    return _expunge(tx, mailbox, list(_live_targets(mailbox, Q())))
+    return _expunge(tx, mailbox, list(live_targets(mailbox, Q())))
 
 
 def remove(tx: AccountTx, mailbox: Mailbox, uids: Sequence[int]) -> Expunged:
     """Remove messages whatever their flags."""
-    return _expunge(tx, mailbox, list(_targets(mailbox, uids)))
+    return _expunge(tx, mailbox, list(targets_by_uid(mailbox, uids)))
 
 
-def _expunge(tx: AccountTx, mailbox: Mailbox, targets: list[_Target]) -> Expunged:
+def _expunge(tx: AccountTx, mailbox: Mailbox, targets: list[Target]) -> Expunged:
     if not targets:
         return Expunged([], 0)
     modseq = tx.modseq()
     now = datetime.now(UTC)
-    for chunk in _chunks([target.id for target in targets]):
+    for chunk in chunks([target.id for target in targets]):
         Message.objects.filter(pk__in=chunk).update(expunged=True, expunged_at=now, modseq=modseq)
         Recipient.objects.filter(message_id__in=chunk).delete()
     _left(tx, mailbox, targets)
     return Expunged([target.uid for target in targets], modseq)
 
 
-class _Target(NamedTuple):
-    """A live message that an operation is about: the columns that all of them need."""
-
-    uid: int
-    id: int
-    create_modseq: int
-    modseq: int
-    size: int
-    bits: int
-    keywords: str
-
-    def flag_row(self) -> FlagRow:
-        return FlagRow(self.uid, self.modseq, self.bits, self.keywords)
-
-
 _TABLE: Final = Message._meta.db_table
-
-
-_by_uid: Final = ByUID(
-    lambda messages: messages.filter(expunged=False).values_list(
-        "uid", "id", "create_modseq", "modseq", "size", BITS, "keywords"
-    )
-)
-
-
-def _live_targets(mailbox: Mailbox, condition: Q) -> Iterator[_Target]:
-    rows = Message.objects.filter(condition, mailbox_id=mailbox.pk, expunged=False).order_by("uid")
-    return map(_Target._make, rows.values_list(*_Target._fields[:5], BITS, "keywords"))
-
-
-def _targets(mailbox: Mailbox, uids: Sequence[int]) -> Iterator[_Target]:
-    """The live ones of these UIDs, ascending."""
-    return map(_Target._make, _by_uid.rows(mailbox.pk, uids))
-
-
-def uid_conditions(uids: Sequence[int]) -> Iterator[tuple[Q, frozenset[int] | None]]:
-    """Conditions that find these UIDs, ascending and without an overlong IN list.
-
-    With each comes the set to filter its rows by, or None where the condition is exact. See `ByUID` for queries that
-    are made often.
-    """
-    for low, high, part in spans(uids):
-        if high - low + 1 <= 2 * len(part):
-            dense = high - low + 1 == len(part)
-            yield Q(uid__gte=low, uid__lte=high), None if dense else frozenset(part)
-        else:
-            for chunk in _chunks(part):
-                yield Q(uid__in=chunk), None
-
-
-def _existing(mailbox: Mailbox, uids: Sequence[int]) -> list[_Target]:
-    targets = list(_targets(mailbox, uids))
-    if len(targets) != len(set(uids)):
-        found = {target.uid for target in targets}
-        gone = next(uid for uid in uids if uid not in found)
-        raise MessageGone(f"message with UID {gone} was removed")
-    return targets
 
 
 def _duplicate(overrides: list[tuple[dict[str, Any], int]], common: dict[str, Any]) -> None:
@@ -421,21 +417,21 @@ def _duplicate(overrides: list[tuple[dict[str, Any], int]], common: dict[str, An
         cursor.executemany(statement, [(*changed.values(), *shared, original) for changed, original in overrides])
 
 
-def _copied(destination: Mailbox, targets: list[_Target], first: int, modseq: int) -> Copied:
+def _copied(destination: Mailbox, targets: list[Target], first: int, modseq: int) -> Copied:
     uids = list(range(first, first + len(targets)))
     return Copied(destination.uidvalidity, [target.uid for target in targets], uids, modseq)
 
 
-def _arrived(tx: AccountTx, mailbox: Mailbox, targets: list[_Target]) -> None:
+def _arrived(tx: AccountTx, mailbox: Mailbox, targets: list[Target]) -> None:
     _merge_keywords(tx, mailbox, {word for column in {t.keywords for t in targets} for word in column.split()})
     tx.count(mailbox, _sum(targets, 1))
 
 
-def _left(tx: AccountTx, mailbox: Mailbox, targets: list[_Target]) -> None:
+def _left(tx: AccountTx, mailbox: Mailbox, targets: list[Target]) -> None:
     tx.count(mailbox, _sum(targets, -1))
 
 
-def _sum(targets: list[_Target], sign: int) -> Counts:
+def _sum(targets: list[Target], sign: int) -> Counts:
     counts = Counts()
     for target in targets:
         counts.add(seen=bool(target.bits & SEEN), deleted=bool(target.bits & DELETED), size=target.size, sign=sign)
@@ -444,19 +440,24 @@ def _sum(targets: list[_Target], sign: int) -> Counts:
 
 def _combined(row: FlagRow, mode: FlagMode, new: Flags) -> tuple[int, str]:
     if mode is FlagMode.REPLACE:
+        _check_keyword_count(len(new.keywords))
         return new.bits, flags.keyword_column(new.keywords)
     if mode is FlagMode.ADD:
         bits = row.bits | new.bits
         if not new.keywords:
             return bits, row.keywords
         keywords = {*row.keywords.split(), *new.keywords}
-        if len(keywords) > KEYWORDS_PER_MESSAGE:
-            raise TooManyKeywords(f"too many keywords: {len(keywords)} on one message, at most {KEYWORDS_PER_MESSAGE}")
+        _check_keyword_count(len(keywords))
         return bits, flags.keyword_column(keywords)
     bits = row.bits & ~new.bits
     if not new.keywords:
         return bits, row.keywords
     return bits, flags.keyword_column(set(row.keywords.split()) - set(new.keywords))
+
+
+def _check_keyword_count(count: int) -> None:
+    if count > KEYWORDS_PER_MESSAGE:
+        raise TooManyKeywords(f"too many keywords: {count} on one message, at most {KEYWORDS_PER_MESSAGE}")
 
 
 def _changed_columns(mode: FlagMode, new: Flags) -> dict[str, bool]:
@@ -485,49 +486,3 @@ def _origin_columns(origin: Origin) -> dict[str, Any]:
         if values[column]:
             values[column] = index_text(values[column])
     return values
-
-
-def _recipients(tx: AccountTx, message_id: int, received: datetime, new: NewMessage) -> Iterator[Recipient]:
-    envelope = new.blob.part.envelope
-    if envelope is None:
-        return
-    sent = envelope.parsed_date or received
-    seen: set[tuple[str, str]] = set()
-    for address in (*envelope.to, *envelope.cc, *envelope.bcc):
-        try:
-            domain = parse_domain(address.host or "")
-        except BadDomain:
-            continue
-        localpart = index_text(clean_text(address.user or ""))
-        if not localpart or (localpart, domain.ascii) in seen:
-            continue
-        seen.add((localpart, domain.ascii))
-        yield Recipient(
-            account_id=tx.account_id,
-            message_id=message_id,
-            localpart=localpart,
-            domain=domain.ascii,
-            org_domain=domain.ascii,
-            sent=sent,
-        )
-
-
-def _copy_recipients(targets: list[_Target], destination: Mailbox, first: int) -> None:
-    """Copies remember whom they were sent to, as their originals do."""
-    uid_of = {target.id: uid for uid, target in enumerate(targets, first)}
-    for chunk in _chunks(list(uid_of)):
-        originals = list(Recipient.objects.filter(message_id__in=chunk))
-        if not originals:
-            continue
-        uids = {uid_of[original.message_id] for original in originals}
-        copies = dict(Message.objects.filter(mailbox_id=destination.pk, uid__in=uids).values_list("uid", "id"))
-        for original in originals:
-            original.message_id = copies[uid_of[original.message_id]]
-            original.pk = None
-            original._state.adding = True
-        Recipient.objects.bulk_create(originals)
-
-
-def _chunks(items: list[int]) -> Iterator[list[int]]:
-    for start in range(0, len(items), UIDS_PER_QUERY):
-        yield items[start : start + UIDS_PER_QUERY]

@@ -246,8 +246,14 @@ class Message(models.Model):
             models.Index(fields=["account", "modseq"], name="message_account_changes"),
             models.Index(fields=["mailbox", "received"], condition=Q(expunged=False), name="message_list"),
             models.Index(fields=["account", "received"], condition=Q(expunged=False), name="message_all_mail"),
-            models.Index(fields=["account", "message_id"], name="message_by_message_id"),
-            models.Index(fields=["account", "subject_base", "received"], name="message_by_subject"),
+            models.Index(
+                fields=["account", "message_id", "id"], condition=Q(expunged=False), name="message_by_message_id"
+            ),
+            models.Index(
+                fields=["account", "subject_base", "mailbox_orig_id", "received"],
+                condition=Q(expunged=False),
+                name="message_by_subject",
+            ),
             models.Index(fields=["account", "thread_id"], name="message_by_thread"),
             models.Index(fields=["account", "remote_ip_masked1", "received"], name="message_rep_ip1"),
             models.Index(fields=["account", "remote_ip_masked2", "received"], name="message_rep_ip2"),

@@ -22,9 +22,9 @@ from server import db
 
 from . import content
 from .errors import ContentError
-from .messages import uid_conditions
 from .models import Blob, Message
 from .rows import update_where
+from .targets import uid_conditions
 
 log = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from .byuid import ByUID
 from .columns import BITS
 from .db import mailbox_by_name
 from .errors import MailboxGone, MailboxNotFound, OverQuota
+from .flags import FlagRow
 from .mailboxes import canonical_name
-from .messages import FlagRow, quota_limit
+from .messages import quota_limit
 from .models import AccountState, Mailbox, Message, Subscription
 
 RANGES_PER_QUERY: Final = 50  # of UIDs: databases limit the depth of expressions

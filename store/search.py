@@ -31,8 +31,8 @@ from protocols.message.dates import parse_date
 from . import content, text
 from .columns import BITS
 from .flags import FLAGS
-from .messages import uid_conditions
 from .models import Blob, BlobText, Message
+from .targets import uid_conditions
 
 PAGE_FIRST: Final = 500  # messages of the first page: an answer may be needed soon
 PAGE_MAX: Final = 4000  # pages grow up to this: each costs a query

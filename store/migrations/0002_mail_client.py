@@ -4,6 +4,18 @@ import django.db.models.deletion
 from django.db import migrations, models
 
 
+BATCH = 10_000  # ids of messages changed by one statement
+
+
+def begin_threads(apps, schema_editor):
+    """Each message of before is a thread of its own; `mox store reassignthreads` finds what belongs together."""
+    Message = apps.get_model("store", "Message")
+    highest = Message.objects.aggregate(highest=models.Max("pk"))["highest"] or 0
+    for start in range(0, highest + 1, BATCH):
+        batch = Message.objects.filter(pk__gte=start, pk__lt=start + BATCH, thread_id=None)
+        batch.update(thread_id=models.F("pk"))
+
+
 class Migration(migrations.Migration):
 
     dependencies = [
@@ -28,5 +40,22 @@ class Migration(migrations.Migration):
             options={
                 'constraints': [models.UniqueConstraint(condition=models.Q(('mailbox__isnull', False)), fields=('mailbox', 'key'), name='annotation_of_mailbox'), models.UniqueConstraint(condition=models.Q(('mailbox__isnull', True)), fields=('account', 'key'), name='annotation_of_account'), models.CheckConstraint(condition=models.Q(('create_modseq__gte', 1), ('modseq__gte', models.F('create_modseq'))), name='annotation_modseq_valid')],
             },
+        ),
+        migrations.RunPython(begin_threads, migrations.RunPython.noop, elidable=True),
+        migrations.RemoveIndex(
+            model_name='message',
+            name='message_by_message_id',
+        ),
+        migrations.RemoveIndex(
+            model_name='message',
+            name='message_by_subject',
+        ),
+        migrations.AddIndex(
+            model_name='message',
+            index=models.Index(condition=models.Q(('expunged', False)), fields=['account', 'message_id', 'id'], name='message_by_message_id'),
+        ),
+        migrations.AddIndex(
+            model_name='message',
+            index=models.Index(condition=models.Q(('expunged', False)), fields=['account', 'subject_base', 'mailbox_orig_id', 'received'], name='message_by_subject'),
         ),
     ]

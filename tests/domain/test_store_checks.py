@@ -90,6 +90,19 @@ BREAKS: dict[str, tuple[Callable[[Account], object], str]] = {
     ),
     "envelope": (lambda a: Blob.objects.filter(messages=one(a)).update(imap_envelope=b""), "ENVELOPE"),
     "keyword list": (lambda a: Mailbox.objects.filter(pk=inbox(a).pk).update(keywords=[]), "todo"),
+    "no thread": (lambda a: Message.objects.filter(pk=one(a).pk).update(thread_id=None), "has no thread"),
+    "own parent": (
+        lambda a: Message.objects.filter(pk=one(a).pk).update(thread_parent_ids=[large(a).pk, one(a).pk]),
+        "is its own parent",
+    ),
+    "parents": (
+        lambda a: Message.objects.filter(pk=one(a).pk).update(thread_parent_ids=[large(a).pk, 1]),
+        "are not those of its parent",
+    ),
+    "parents of one that is left": (
+        lambda a: Message.objects.filter(pk=one(a).pk).update(thread_parent_ids=[999_999_999, large(a).pk, 1]),
+        "are not those of its parent",
+    ),
     "keyword order": (lambda a: Message.objects.filter(pk=one(a).pk).update(keywords=" z a "), "not sorted"),
 }
 
