@@ -89,7 +89,7 @@ def test_the_junk_use_counts_even_where_automatic_flags_are_off(account: Account
         ("^a", "", "", "neither"),
         ("", "", "", "neither"),
         ("oo", "", "", "junk"),
-        ("(", "^b", "", "neither"),
+        ("(", "", "", "neither"),
     ],
 )
 def test_a_kind_that_is_not_described_is_what_is_left(
