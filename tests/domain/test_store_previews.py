@@ -126,6 +126,7 @@ def test_the_worker_makes_it_for_all_messages_of_a_content_without_a_modseq(acco
         mine = tx.account(account.pk)
         messages.copy(mine, mailboxes.get(mine, "Inbox"), [1], mailboxes.get(mine, "Archive"))
     before = AccountState.objects.get(account=account).last_modseq
+    Blob.objects.exclude(messages__account=account).update(text_due=False)  # what other tests left
     text.make_due()
     assert list(Message.objects.filter(account=account).values_list("preview", flat=True)) == ["Hello", "Hello"]
     assert AccountState.objects.get(account=account).last_modseq == before
