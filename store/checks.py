@@ -18,7 +18,7 @@ from django.db.models.functions import Length
 from accounts.models import Account
 from server import db
 
-from . import mailboxes
+from . import index, mailboxes
 from .columns import BITS
 from .db import Counts
 from .errors import BadFlag, MailboxError
@@ -252,6 +252,10 @@ def _annotations(account: Account) -> Iterator[str]:
             yield f"annotation {row.pk} ({row.key}) is of a mailbox that was removed"
 
 
+def _search_index(account: Account) -> Iterator[str]:
+    yield from index.problems(account.pk)
+
+
 _CHECKS: Final[tuple[Check, ...]] = (
     _counts,
     _uids,
@@ -263,4 +267,5 @@ _CHECKS: Final[tuple[Check, ...]] = (
     _threads,
     _recipients,
     _annotations,
+    _search_index,
 )

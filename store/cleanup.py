@@ -6,6 +6,7 @@ import contextlib
 import logging
 import os
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,7 +19,7 @@ from django.db.models.fields.reverse_related import ForeignObjectRel
 from server import db
 from server.models import ServerSettings
 
-from . import rejects
+from . import index, rejects
 from .db import write_tx
 from .models import AccountState, Blob, ChangeEvent, Message
 from .storage import TEMPORARY
@@ -37,9 +38,14 @@ def erase_tombstones(now: datetime | None = None) -> int:
     before = (now or datetime.now(UTC)) - ERASE_AFTER
     due = Message.objects.filter(expunged=True, erased=False, expunged_at__lt=before, trained_junk=None)
     erased = 0
-    while ids := list(due.values_list("id", flat=True)[:BATCH]):
-        with db.write():
-            erased += Message.objects.filter(pk__in=ids).update(**_erased_columns())
+    while rows := list(due.values_list("id", "account_id")[:BATCH]):
+        by_account: dict[int, list[int]] = defaultdict(list)
+        for message_id, account_id in rows:
+            by_account[account_id].append(message_id)
+        with write_tx(*by_account):
+            for account_id, ids in by_account.items():
+                index.forget(account_id, ids)
+                erased += Message.objects.filter(pk__in=ids).update(**_erased_columns())
     return erased
 
 
@@ -129,12 +135,14 @@ def _remove_old(directory: Path, before: float) -> int:
 
 
 def tidy(now: datetime | None = None) -> None:
-    """Drop old events, old rejects, and tombstones older than the setting ``tombstone_days``."""
+    """Drop old events, rejects and tombstones (setting ``tombstone_days``); bring search indexes into shape."""
     now = now or datetime.now(UTC)
     rejects.tidy_all(now)
     while ids := list(ChangeEvent.objects.filter(created__lt=now - EVENTS_KEPT).values_list("pk", flat=True)[:BATCH]):
         with db.write():
             ChangeEvent.objects.filter(pk__in=ids).delete()
+    for account_id in AccountState.objects.values_list("pk", flat=True):
+        index.compact(account_id)
     days = ServerSettings.current().tombstone_days
     if days:
         for account_id in AccountState.objects.values_list("pk", flat=True):

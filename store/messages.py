@@ -291,6 +291,7 @@ def copy(tx: AccountTx, mailbox: Mailbox, uids: Sequence[int], destination: Mail
             "save_date": datetime.now(UTC),
             "trained_junk": None,
             **junkflags.columns(junkflags.for_mailbox(tx.junk_settings, destination)),
+            "indexed": None,
         },
     )
     if destination.pk != mailbox.pk:
@@ -330,7 +331,14 @@ def _move(tx: AccountTx, mailbox: Mailbox, targets: list[Target], destination: M
     # The update came first: each tombstone takes the UID that its message has just left.
     _duplicate(
         [({"uid": target.uid, "create_modseq": target.create_modseq}, target.id) for target in targets],
-        {"mailbox_id": mailbox.pk, "modseq": modseq, "expunged": True, "expunged_at": now, "trained_junk": None},
+        {
+            "mailbox_id": mailbox.pk,
+            "modseq": modseq,
+            "expunged": True,
+            "expunged_at": now,
+            "trained_junk": None,
+            "indexed": None,
+        },
     )
     _left(tx, mailbox, targets)
     if destination.pk != mailbox.pk:

@@ -129,6 +129,7 @@ class BlobText(models.Model):
     headers = models.TextField()
     body = models.TextField()
     truncated = models.BooleanField(default=False)
+    made = models.DateTimeField(null=True)
 
     def __str__(self) -> str:
         return f"text of blob {self.blob_id}"
@@ -229,6 +230,7 @@ class Message(models.Model):
     thread_muted = models.BooleanField(default=False)
     thread_collapsed = models.BooleanField(default=False)
     preview = models.CharField(max_length=256, null=True)
+    indexed = models.BooleanField(null=True, help_text="True once the search index has it; null while it is due.")
 
     class Meta:
         constraints = [
@@ -266,6 +268,11 @@ class Message(models.Model):
             models.Index(fields=["mailbox"], condition=Q(expunged=False, deleted=True), name="message_deleted"),
             models.Index(fields=["expunged_at"], condition=Q(expunged=True, erased=False), name="message_to_erase"),
             models.Index(fields=["blob"], name="message_by_blob"),
+            models.Index(
+                fields=["account", "mailbox"],
+                condition=Q(expunged=False, indexed__isnull=True),
+                name="message_index_due",
+            ),
         ]
 
     def __str__(self) -> str:
@@ -284,6 +291,34 @@ class MessageDKIMDomain(models.Model):
 
     def __str__(self) -> str:
         return self.domain
+
+
+class SearchSegment(models.Model):
+    """A part of an account's search index: up to 256 messages, and in its pages which of them have which grams."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+")
+    first_id = models.BigIntegerField(help_text="The lowest id of its messages.")
+    last_id = models.BigIntegerField(help_text="The highest.")
+    message_ids = models.BinaryField(help_text="Ids of its messages, ascending, 8 bytes each.")
+    live = models.BinaryField(help_text="Set of message numbers: those that still exist.")
+    undecided = models.BinaryField(help_text="Set of message numbers: those with more text than is indexed.")
+
+    def __str__(self) -> str:
+        return f"search segment {self.pk} of account {self.account_id}"
+
+
+class SearchPage(models.Model):
+    """The grams of a segment whose numbers begin alike (store.grams)."""
+
+    segment = models.ForeignKey(SearchSegment, on_delete=models.CASCADE, related_name="pages", db_index=False)
+    number = models.PositiveSmallIntegerField()
+    data = models.BinaryField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["segment", "number"], name="search_page")]
+
+    def __str__(self) -> str:
+        return f"page {self.number} of search segment {self.segment_id}"
 
 
 class Recipient(models.Model):

@@ -4,9 +4,10 @@
     for page in search(mailbox_id, query, uids):
         page.matches      # those of the page that match, ascending
 
-What SQL can say is said in SQL; text is looked up in BlobText. Where that cannot decide (no text made yet, text cut, a
-header that must have a certain name) the stored text or the message itself is read. Matching is by case-folded
-substring (store.text.fold).
+What SQL can say is said in SQL; text is looked up in BlobText, of the messages that the search index leaves over
+(store.index). Where that cannot decide (no text made yet, text cut, a header that must have a certain name) the stored
+text or the message itself is read. Matching is by case-folded substring
+(store.text.fold).
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from datetime import UTC, date, datetime, time, timedelta
 from typing import Any, Final, NamedTuple
 
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import BooleanField, F, Func, Q, Value
+from django.db.models import BooleanField, ExpressionWrapper, F, Func, Q, Value
 from django.db.models.expressions import Combinable
 from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import StrIndex
@@ -28,10 +29,10 @@ from django.db.models.sql.compiler import SQLCompiler
 
 from protocols.message.dates import parse_date
 
-from . import content, text
+from . import content, index, text
 from .columns import BITS
 from .flags import FLAGS
-from .models import Blob, BlobText, Message
+from .models import Blob, BlobText, Mailbox, Message
 from .targets import uid_conditions
 
 PAGE_FIRST: Final = 500  # messages of the first page: an answer may be needed soon
@@ -39,6 +40,7 @@ PAGE_MAX: Final = 4000  # pages grow up to this: each costs a query
 SQL_TERMS_MAX: Final = 64  # leaves of a query that go into SQL: databases limit the depth of expressions
 SQL_RANGES_MAX: Final = 20  # ranges of a UID set that go into SQL
 CANDIDATES_PER_QUERY: Final = 500  # BlobText rows read at once
+SCANNED_MAX: Final = 100  # messages whose texts are read without asking the search index
 
 
 class Relation(enum.Enum):
@@ -189,7 +191,7 @@ def search(mailbox_id: int, query: Query, uids: Sequence[int], *, descending: bo
     that may use the database. Raises ContentError.
     """
     within, rest = _restricted(query)
-    known = _intersection(uids, within)
+    known = _narrowed(mailbox_id, rest, _intersection(uids, within))
     plan = _Plan(rest)
     size, scanned = PAGE_FIRST, 0
     while scanned < len(known):
@@ -200,6 +202,39 @@ def search(mailbox_id: int, query: Query, uids: Sequence[int], *, descending: bo
         scanned += len(part)
         size = min(2 * size, PAGE_MAX)
         yield Page(scanned, plan.matches(mailbox_id, part))
+
+
+def _narrowed(mailbox_id: int, query: Query, uids: Sequence[int]) -> Sequence[int]:
+    """Those of the UIDs that may match by the search index; all of them where it does not help."""
+    need = _need(query) if len(uids) > SCANNED_MAX else None
+    if need is None:
+        return uids
+    account_id = Mailbox.objects.values_list("account_id", flat=True).get(pk=mailbox_id)
+    found = index.may_match(account_id, mailbox_id, need, most=len(uids) // 2)
+    if found is None or len(found) > len(uids) // 2:
+        return uids
+    possible = frozenset(found)
+    return array("I", [uid for uid in uids if uid in possible])
+
+
+def _need(query: Query) -> index.Need | None:
+    """What the search index can say of every match; None for nothing."""
+    match query:
+        case And(terms):
+            needs = tuple(need for term in terms if (need := _need(term)) is not None)
+            return index.AllOf(needs) if needs else None
+        case Or(terms):
+            choices = tuple(_need(term) for term in terms)
+            if not choices or None in choices:
+                return None
+            return index.AnyOf(tuple(need for need in choices if need is not None))
+        case Text(value):
+            return index.sought_in_text(text.fold(value))
+        case Body(value):
+            return index.sought_in_body(text.fold(value))
+        case Header(name, value):
+            return index.sought_in_field(text.fold(name.strip()), text.fold(value))
+    return None
 
 
 def lost_since(mailbox_id: int, modseq: int) -> bool:
@@ -249,7 +284,7 @@ class _Plan:
         self._header_columns: list[int] = []
         self._condition = self._possible(query) if self._in_sql else Q()
         exact = self._in_sql and _exact(query) is not None
-        self._test: _Test | None = None if exact else self._compile(query)
+        self._test: _Test | None = None if exact else self._compile(query, certain=self._in_sql)
 
     def matches(self, mailbox_id: int, uids: Sequence[int]) -> list[Match]:
         """Those of the UIDs that match, ascending."""
@@ -292,13 +327,11 @@ class _Plan:
             case Received(relation, day):
                 return _received_superset(relation, day)
             case Body(value):
-                return self._undecided() | Q(_in("body", value))
-            case Text(value):
-                return self._undecided() | Q(_in("headers", value)) | Q(_in("body", value)) | Q(PrefixHas(":"))
+                return self._undecided() | Q(_in("body", text.fold(value)))
             case Header(name, value):
-                found = _in("headers", value or f"\n{text.fold(name)}: ")
+                found = _in("headers", text.fold(value) or f"\n{text.fold(name.strip())}: ")
                 return self._undecided() | Q(found) | Q(PrefixHas(f"{name.lower()}:"))
-        return Q()  # Not of something that SQL cannot decide, Sent
+        return Q()  # Not of something that SQL cannot decide, Sent, Text: which is in the prefix of many
 
     @staticmethod
     def _undecided() -> Q:
@@ -312,17 +345,21 @@ class _Plan:
             self._columns.append(F(chosen) if isinstance(chosen, str) else chosen)
         return position
 
-    def _found_column(self, column: str, needle: str) -> int:
-        """The column that says where ``needle`` is in the stored text: 0 nowhere, None when there is no text."""
-        return self._column(f"{column}:{needle}", StrIndex(F(f"blob__text__{column}"), Value(needle)))
+    def _found_column(self, needle: str, *columns: str) -> int:
+        """The column that says whether ``needle`` is in one of these columns of the stored text."""
+        found = Q()
+        for column in columns:
+            found |= Q(_in(column, needle))
+        return self._column(f"{columns}:{needle}", ExpressionWrapper(found, output_field=BooleanField()))
 
-    def _compile(self, query: Query) -> _Test:
+    def _compile(self, query: Query, *, certain: bool = False) -> _Test:
+        """The test of a row; ``certain``: the rows fulfil what _possible() says of this part of the query."""
         match query:
             case All():
                 return lambda row, texts: True
             case And(terms):
                 # What needs no text first: reading a message is the most expensive thing here.
-                tests = [self._compile(term) for term in sorted(terms, key=_cost)]
+                tests = [self._compile(term, certain=certain) for term in sorted(terms, key=_cost)]
                 return lambda row, texts: all(test(row, texts) for test in tests)
             case Or(terms):
                 tests = [self._compile(term) for term in sorted(terms, key=_cost)]
@@ -331,7 +368,7 @@ class _Plan:
                 test = self._compile(term)
                 return lambda row, texts: not test(row, texts)
             case Header() | Text() | Body():
-                return self._compile_text(query)
+                return self._compile_text(query, certain=certain)
         return self._compile_column(query)
 
     def _compile_column(self, query: Query) -> _Test:
@@ -370,13 +407,15 @@ class _Plan:
                 return lambda row, texts: _sent(row[sent], row[prefix], relation, day)
         raise AssertionError(f"unknown query {query!r}")
 
-    def _compile_text(self, query: Header | Text | Body) -> _Test:
+    def _compile_text(self, query: Header | Text | Body, *, certain: bool) -> _Test:
         truncated = self._column("truncated")
         if isinstance(query, Body):
             body = text.fold(query.value)
             if not self._in_sql:
                 return lambda row, texts: texts.body_has(row[_BLOB], body)
-            in_body = self._found_column("body", body)
+            if certain:
+                return lambda row, texts: row[truncated] is False or texts.body_has(row[_BLOB], body)
+            in_body = self._found_column(body, "body")
             return lambda row, texts: bool(
                 row[in_body] or (row[truncated] is not False and texts.scanned_body_has(row[_BLOB], body))
             )
@@ -386,25 +425,25 @@ class _Plan:
             if not self._in_sql:
                 return lambda row, texts: (
                     texts.headers_have(row[_BLOB], needle)
-                    or needle in _prefix_text(row[prefix])
+                    or text.in_header(bytes(row[prefix]), needle)
                     or texts.body_has(row[_BLOB], needle)
                 )
-            in_headers, in_text = self._found_column("headers", needle), self._found_column("body", needle)
+            found = self._found_column(needle, "headers", "body")
             return lambda row, texts: (
-                bool(row[in_headers] or row[in_text])
-                or needle in _prefix_text(row[prefix])
+                bool(row[found])
+                or text.in_header(bytes(row[prefix]), needle)
                 or (row[truncated] is not False and texts.anywhere(row[_BLOB], needle))
             )
         name, value = text.fold(query.name.strip()), text.fold(query.value)
         if not self._in_sql:
             return lambda row, texts: (
-                text.has_field(_prefix_text(row[prefix]), name, value) or texts.field_has(row[_BLOB], name, value)
+                text.in_field(bytes(row[prefix]), name, value) or texts.field_has(row[_BLOB], name, value)
             )
-        column = self._found_column("headers", value or f"\n{name}: ")
+        column = self._found_column(value or f"\n{name}: ", "headers")
         self._header_columns.append(column)
         return lambda row, texts: (
             (bool(row[column] or row[truncated] is not False) and texts.field_has(row[_BLOB], name, value))
-            or text.has_field(_prefix_text(row[prefix]), name, value)
+            or text.in_field(bytes(row[prefix]), name, value)
         )
 
 
@@ -505,8 +544,8 @@ class _Found(Func):
         super().__init__(position)
 
 
-def _in(column: str, value: str) -> _Found:
-    return _Found(StrIndex(F(f"blob__text__{column}"), Value(text.fold(value))))
+def _in(column: str, needle: str) -> _Found:
+    return _Found(StrIndex(F(f"blob__text__{column}"), Value(needle)))
 
 
 def _exact(query: Query) -> Q | None:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from celery import shared_task
 
-from . import cleanup, text
+from . import cleanup, index, text
 
 
 @shared_task(name="store.text")
 def make_text() -> int:
-    """Search text and previews of messages that came since the last time."""
-    return text.make_due()
+    """Search text and previews of messages that came since the last time; with them grows the search index."""
+    made = text.make_due()
+    index.build_due()
+    return made
 
 
 @shared_task(name="store.erase")

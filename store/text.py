@@ -16,6 +16,7 @@ import time
 import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Final
 
 from protocols.message.addresses import parse_addresses
@@ -28,7 +29,7 @@ from server import db
 
 from . import content, previews
 from .errors import ContentError
-from .models import Blob, BlobText
+from .models import Blob, BlobText, Message
 
 log = logging.getLogger(__name__)
 
@@ -44,6 +45,8 @@ EMBEDDED_MAX: Final = 32 << 20  # decoded bytes of an embedded message that has 
 Structure = Mapping[str, Any]
 
 _ADDRESS_FIELDS: Final = frozenset({"from", "to", "cc", "bcc", "sender", "reply-to"})
+_ADDRESS_FIELD: Final = re.compile(rb"^(?:from|to|cc|bcc|sender|reply-to)\s*:", re.MULTILINE)
+_BETWEEN_WORDS: Final = re.compile(r"[\s:]+")  # a field's text has them elsewhere than the field
 _ALTERNATIVE: Final = "\x1f"  # between a field's text and its addresses without comments
 
 
@@ -85,6 +88,24 @@ def header_text(header: bytes) -> str:
             text += _ALTERNATIVE + fold(_ALTERNATIVE.join(plain))
         lines.append(f"\n{name}: {text}")
     return clean_text("".join(lines))
+
+
+def in_header(header: bytes, needle: str) -> bool:
+    """Whether this folded text is in the text of a header section; quickly told of most that do not have it."""
+    if not header:
+        return False
+    if header.isascii() and b"=?" not in header and b"\0" not in header:
+        raw = header.lower()
+        longest = max(_BETWEEN_WORDS.split(needle), key=len)
+        # The text of address fields may have what stands in pieces in the field.
+        if longest.encode() not in raw and not _ADDRESS_FIELD.search(raw):
+            return False
+    return needle in header_text(header)
+
+
+def in_field(header: bytes, name: str, value: str) -> bool:
+    """Whether a field of a header section has this folded value in it; see has_field."""
+    return name.encode() in header.lower() and has_field(header_text(header), name, value)
 
 
 def has_field(headers: str, name: str, value: str) -> bool:
@@ -198,7 +219,15 @@ def make_due(limit: int = 1000, progress: Callable[[int], None] | None = None) -
             except ContentError as exc:
                 log.error("search text cannot be made", extra={"blob": blob_id, "err": str(exc)})
                 continue
-            rows.append(BlobText(blob_id=blob_id, headers=text.headers, body=text.body, truncated=text.truncated))
+            rows.append(
+                BlobText(
+                    blob_id=blob_id,
+                    headers=text.headers,
+                    body=text.body,
+                    truncated=text.truncated,
+                    made=datetime.now(UTC),
+                )
+            )
             if time.monotonic() > deadline:
                 break
         made += _store(rows, previews_of)
@@ -216,7 +245,11 @@ def _store(rows: list[BlobText], previews_of: Mapping[int, str]) -> int:
         with db.write():
             # A blob may have been collected in the meantime: only those that are there, and still due.
             due = set(Blob.objects.filter(pk__in=ids, text_due=True).values_list("pk", flat=True))
-            BlobText.objects.filter(blob_id__in=due).delete()
+            again = set(BlobText.objects.filter(blob_id__in=due).values_list("blob_id", flat=True))
+            if again:
+                # The search index has the text of before: their messages are due for it again.
+                Message.objects.filter(blob_id__in=again, indexed=True).update(indexed=None)
+                BlobText.objects.filter(blob_id__in=again).delete()
             BlobText.objects.bulk_create(row for row in rows if row.blob_id in due)
             Blob.objects.filter(pk__in=due).update(text_due=False)
             previews.store((blob_id, previews_of[blob_id]) for blob_id in sorted(due))

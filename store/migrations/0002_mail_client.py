@@ -25,6 +25,67 @@ class Migration(migrations.Migration):
 
     operations = [
         migrations.CreateModel(
+            name="SearchPage",
+            fields=[
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("number", models.PositiveSmallIntegerField()),
+                ("data", models.BinaryField()),
+            ],
+        ),
+        migrations.CreateModel(
+            name="SearchSegment",
+            fields=[
+                ("id", models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name="ID")),
+                ("first_id", models.BigIntegerField(help_text="The lowest id of its messages.")),
+                ("last_id", models.BigIntegerField(help_text="The highest.")),
+                ("message_ids", models.BinaryField(help_text="Ids of its messages, ascending, 8 bytes each.")),
+                ("live", models.BinaryField(help_text="Set of message numbers: those that still exist.")),
+                (
+                    "undecided",
+                    models.BinaryField(help_text="Set of message numbers: those with more text than is indexed."),
+                ),
+            ],
+        ),
+        migrations.AddField(
+            model_name="blobtext",
+            name="made",
+            field=models.DateTimeField(null=True),
+        ),
+        migrations.AddField(
+            model_name="message",
+            name="indexed",
+            field=models.BooleanField(help_text="True once the search index has it; null while it is due.", null=True),
+        ),
+        migrations.AddIndex(
+            model_name="message",
+            index=models.Index(
+                condition=models.Q(("expunged", False), ("indexed__isnull", True)),
+                fields=["account", "mailbox"],
+                name="message_index_due",
+            ),
+        ),
+        migrations.AddField(
+            model_name="searchsegment",
+            name="account",
+            field=models.ForeignKey(
+                on_delete=django.db.models.deletion.CASCADE, related_name="+", to="accounts.account"
+            ),
+        ),
+        migrations.AddField(
+            model_name="searchpage",
+            name="segment",
+            field=models.ForeignKey(
+                db_index=False,
+                on_delete=django.db.models.deletion.CASCADE,
+                related_name="pages",
+                to="store.searchsegment",
+            ),
+        ),
+        migrations.AddConstraint(
+            model_name="searchpage",
+            constraint=models.UniqueConstraint(fields=("segment", "number"), name="search_page"),
+        ),
+        migrations.CreateModel(
             name='Annotation',
             fields=[
                 ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
