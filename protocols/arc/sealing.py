@@ -11,7 +11,7 @@ from typing import Final
 from protocols.dkim.canonicalization import BodyHashes
 from protocols.dkim.keys import make_signature
 from protocols.dkim.section import HeaderSection, read_header_section
-from protocols.dkim.signing import Selector
+from protocols.dkim.signing import Selector, check_length
 from protocols.message.headerwriter import HeaderWriter
 from protocols.message.source import Readable, as_source, chunks
 from protocols.names import Domain
@@ -50,8 +50,9 @@ def seal(
     the selector, without ARC fields. Of a chain that has failed only the own set is sealed, with ``cv=fail``.
 
     b"" when nothing can be added: the newest seal says already that the chain has failed, or there are 50 sets.
-    Raises DkimError for a header section that is malformed or over 1 MiB, or a selector that cannot be signed with;
-    BrokenChain when the sets are not those of ``chain``; BadHeaderText for results that cannot be in a header.
+    Raises DkimError for a header section that is malformed, over 1 MiB or of too many fields to sign, or a selector
+    that cannot be signed with; BrokenChain when the sets are not those of ``chain``; BadHeaderText for results that
+    cannot be in a header.
     """
     selector.check()
     source = as_source(message)
@@ -88,7 +89,7 @@ def seal(
         (f"t={sign_time}",),
     ]
     data = header.signed_data(names, canon_header, _field(MESSAGE_SIGNATURE, selector, b"", tags))
-    signature_field = _field(MESSAGE_SIGNATURE, selector, make_signature(selector.key, data), tags)
+    signature_field = check_length(_field(MESSAGE_SIGNATURE, selector, make_signature(selector.key, data), tags))
 
     tags = [(f"cv={chain.status};",), (f"d={domain.ascii};",), *tags[4:]]
     own = [results_field, signature_field, _field(SEAL, selector, b"", tags)]

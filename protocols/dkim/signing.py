@@ -17,6 +17,7 @@ from protocols.names import Domain, format_localpart
 from .canonicalization import BodyHashes, Canonicalization
 from .errors import DkimError, ErrorKind
 from .keys import PrivateKey, check_size, make_signature
+from .parsing import MAX_FIELD
 from .section import HeaderSection, read_header_section
 from .signature import Hash, KeyType, Signature
 
@@ -95,7 +96,8 @@ def sign(
     ``localpart`` is the canonical one of the author's address, for ``i=``; ``prefix``: header fields that go in front
     of the message and are signed with it; ``now``: Unix time, in seconds. Line ends must be CRLF. The body is read
     once, in blocks. Raises DkimError when the message does not have exactly one From field, its header section is
-    malformed or over 1 MiB, or a selector does not sign From or cannot be signed with.
+    malformed or over 1 MiB, so many fields are signed that no verifier would take it, or a selector does not sign From
+    or cannot be signed with.
     """
     for selector in selectors:
         selector.check()
@@ -131,8 +133,16 @@ def sign(
         unsigned = signature.compose_unsigned(utf8=smtputf8)
         data = header.signed_data(signature.signed_headers, canon_header, unsigned)
         signed = dataclasses.replace(signature, signature=make_signature(selector.key, data))
-        fields.append(signed.compose(utf8=smtputf8))
+        fields.append(check_length(signed.compose(utf8=smtputf8)))
     return b"".join(fields)
+
+
+def check_length(field: bytes) -> bytes:
+    """The signature field as it is. Raises DkimError if it is longer than one that `verify` takes."""
+    if len(field) > MAX_FIELD:
+        text = f"signature field longer than {MAX_FIELD} bytes: the message has too many header fields that are signed"
+        raise DkimError(ErrorKind.HEADER_MALFORMED, text)
+    return field
 
 
 def _canonicalization(relaxed: bool) -> Canonicalization:

@@ -10,8 +10,8 @@ from typing import Final, NamedTuple
 from .encodedwords import decode_header, one_line
 
 MAX_ADDRESSES: Final = 10_000  # of one field; what follows is ignored, so that a header of 1 MiB stays cheap
+MAX_TOKENS: Final = 100_000  # of one field, 10 for each address; garbage has one in each byte
 
-_SPECIAL: Final = frozenset(b',:;<>@()[]"\\')
 _ATOM: Final = re.compile(rb'[^\x00-\x20"(),:;<>@\[\]\\]+')
 _WHITE_SPACE: Final = re.compile(rb"[\x00-\x20]+")
 _COMMENT_MARKS: Final = re.compile(rb"[()\\]")
@@ -66,19 +66,29 @@ class _Token(NamedTuple):
     spaced: bool  # white space stands before it
 
 
+_SPECIALS: Final = {
+    (character, spaced): _Token(_Kind.SPECIAL, bytes([character]), spaced)
+    for character in b',:;<>@)]\\'
+    for spaced in (False, True)
+}
+
+
 def _tokens(value: bytes) -> list[_Token]:
     tokens: list[_Token] = []
     position = 0
     size = len(value)
     spaced = False
-    while position < size:
+    while position < size and len(tokens) < MAX_TOKENS:
         character = value[position]
         if character <= 0x20:
             match = _WHITE_SPACE.match(value, position)
             position = match.end() if match else position + 1
             spaced = True
             continue
-        if character == 0x3D and (word := _LAX_ENCODED_WORD.match(value, position)):
+        if special := _SPECIALS.get((character, spaced)):
+            tokens.append(special)
+            position += 1
+        elif character == 0x3D and (word := _LAX_ENCODED_WORD.match(value, position)):
             tokens.append(_Token(_Kind.WORD, word[0], spaced))
             position = word.end()
         elif character == 0x22:
@@ -91,9 +101,6 @@ def _tokens(value: bytes) -> list[_Token]:
             end = value.find(b"]", position) + 1 or size
             tokens.append(_Token(_Kind.LITERAL, value[position:end], spaced))
             position = end
-        elif character in _SPECIAL:
-            tokens.append(_Token(_Kind.SPECIAL, value[position : position + 1], spaced))
-            position += 1
         else:
             atom = _ATOM.match(value, position)
             end = atom.end() if atom else position + 1

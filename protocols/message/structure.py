@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, TypeAlias
 
-from .addresses import EnvAddress, parse_addresses
+from .addresses import MAX_ADDRESSES, EnvAddress, parse_addresses
 from .charset import decode_bytes
 from .dates import parse_date
 from .encodedwords import decode_header, one_line
@@ -419,4 +419,9 @@ def _all_addresses(fields: dict[bytes, list[bytes]], name: bytes) -> tuple[EnvAd
     values = fields.get(name)
     if not values:
         return ()
-    return tuple(address for value in values for address in parse_addresses(value))
+    addresses: list[EnvAddress] = []
+    for value in values:
+        addresses += parse_addresses(value)
+        if len(addresses) >= MAX_ADDRESSES:
+            break
+    return tuple(addresses)

@@ -202,9 +202,10 @@ def test_it_escapes_the_localpart_in_the_identity(localpart: str, smtputf8: bool
         (b"From: a@example.org\r\nfrom: b@example.org\r\n\r\nbody\r\n", ErrorKind.HEADER_MALFORMED),
         (b"From: a@example.org\nTo: b@example.org\r\n\r\nbody\r\n", ErrorKind.HEADER_MALFORMED),
         (b"From: a@example.org\r\nX: " + b"x" * (1 << 20) + b"\r\n\r\n", ErrorKind.HEADER_MALFORMED),
+        (b"From: a@example.org\r\n" + b"Cc: b@example.org\r\n" * 5000 + b"\r\n", ErrorKind.HEADER_MALFORMED),
         (b"", ErrorKind.HEADER_MALFORMED),
     ],
-    ids=["no From", "two From", "bare line feed", "large header", "empty"],
+    ids=["no From", "two From", "bare line feed", "large header", "signature too long for verifiers", "empty"],
 )
 def test_it_refuses_a_message_that_cannot_be_signed_safely(message: bytes, kind: ErrorKind) -> None:
     with pytest.raises(DkimError) as caught:
