@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 LOCALSERVE_OPTIONS ?=
+FUZZ_TARGETS ?=
 
 .PHONY: help localserve test test-all test-database check fmt lock bench soak fuzz clients clean
 
@@ -40,8 +41,9 @@ bench: $(VENV)/.dev ## The load scenarios against a fresh localserve (see bench/
 soak: $(VENV)/.dev clients ## Clients at work for ten minutes, comparing what they were told (SOAK_SECONDS=600).
 	SOAK_SECONDS=$${SOAK_SECONDS:-600} $(BIN)/python -m pytest -n 0 -m soak --timeout 0 tests/system
 
-fuzz: $(VENV)/.dev ## Random input for the parsers, many times more than the tests have.
-	HYPOTHESIS_PROFILE=fuzz $(PYTEST) -m fuzz --timeout 0
+fuzz: $(VENV)/.dev ## Input for the parsers that is led by what it reaches, a time for each (FUZZ_SECONDS=60, FUZZ_TARGETS="spf dkim").
+	$(BIN)/python -m tests.fuzz --seconds $${FUZZ_SECONDS:-60} --jobs $(WORKERS) $(FUZZ_TARGETS)
+	$(PYTEST) -m fuzz --timeout 0
 
 clients: ## The mail programs and name servers that the tests use: installed as root, else named.
 	@sh tests/install-clients.sh

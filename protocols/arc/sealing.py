@@ -10,7 +10,7 @@ from typing import Final
 
 from protocols.dkim.canonicalization import BodyHashes
 from protocols.dkim.keys import make_signature
-from protocols.dkim.section import HeaderSection, read_header_section
+from protocols.dkim.section import HeaderSection, check_start, read_header_section
 from protocols.dkim.signing import Selector, check_length
 from protocols.message.headerwriter import HeaderWriter
 from protocols.message.source import Readable, as_source, chunks
@@ -59,6 +59,7 @@ def seal(
     section, body_at = read_header_section(source)
     header = HeaderSection(section)
     header.check_line_ends()
+    check_start(section)
     instance = newest_instance(header) + 1
     if instance > MAX_SETS or is_marked_failed(header):
         return b""

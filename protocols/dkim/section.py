@@ -77,6 +77,12 @@ class HeaderSection:
         return b"".join(pieces)
 
 
+def check_start(section: bytes) -> None:
+    """Raises DkimError if the first line would become part of a field that is put in front."""
+    if section.startswith((b" ", b"\t")):
+        raise DkimError(ErrorKind.HEADER_MALFORMED, "message begins with white space")
+
+
 def read_header_section(source: Source) -> tuple[bytes, int]:
     """The fields, with the line end of the last one, and the offset of the body.
 

@@ -18,7 +18,7 @@ from .canonicalization import BodyHashes, Canonicalization
 from .errors import DkimError, ErrorKind
 from .keys import PrivateKey, check_size, make_signature
 from .parsing import MAX_FIELD
-from .section import HeaderSection, read_header_section
+from .section import HeaderSection, check_start, read_header_section
 from .signature import Hash, KeyType, Signature
 
 DEFAULT_HEADERS: Final = (
@@ -103,6 +103,7 @@ def sign(
         selector.check()
     source = as_source(message)
     own_section, body_at = read_header_section(source)
+    check_start(own_section)
     header = HeaderSection(prefix + own_section)
     header.check_line_ends()
     if (from_fields := len(header.named("from"))) != 1:

@@ -68,7 +68,7 @@ class _Token(NamedTuple):
 
 _SPECIALS: Final = {
     (character, spaced): _Token(_Kind.SPECIAL, bytes([character]), spaced)
-    for character in b',:;<>@)]\\'
+    for character in b",:;<>@)]\\"
     for spaced in (False, True)
 }
 

@@ -124,7 +124,7 @@ def again(path: Path, targets: dict[str, Target]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description="Fuzz the parsers.")
-    parser.add_argument("names", nargs="*", help="parts of targets' names; all targets when there are none")
+    parser.add_argument("names", nargs="*", help="parts of targets' names as --list has them; none: all")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1, help="targets side by side")
     parser.add_argument("--again", type=Path, metavar="FILE", help="try one input")
@@ -139,16 +139,16 @@ def main() -> None:
         (module, target)
         for module in registry.MODULES
         for target in registry.load(module).values()
-        if not arguments.names or any(name.casefold() in target.name.casefold() for name in arguments.names)
+        if not arguments.names or any(name.lower() in target.slug for name in arguments.names)
     ]
     if not chosen:
         sys.exit(f"no target's name has any of {arguments.names}; --list names them")
     if arguments.list:
-        print("\n".join(f"{target.name} ({module})" for module, target in chosen))
+        print("\n".join(f"{target.slug} ({module})" for module, target in chosen))
         return
     failed = 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
-        for outcome in pool.map(lambda one: run(*one, arguments.seconds), chosen):
+        for outcome in pool.map(run, *zip(*chosen, strict=True), [arguments.seconds] * len(chosen)):
             print(outcome, flush=True)
             failed += bool(outcome.error)
     print(f"{len(chosen)} targets, {failed} failed")

@@ -1,6 +1,6 @@
 """One target under atheris: input that is led by which branches of our code it reaches. `python -m tests.fuzz` runs it.
 
-    python -m tests.fuzz.engine MODULE NAME [options and corpus directories of libFuzzer]
+python -m tests.fuzz.engine MODULE NAME [options and corpus directories of libFuzzer]
 """
 
 from __future__ import annotations

@@ -230,8 +230,10 @@ def test_it_refuses_to_seal_what_it_cannot() -> None:
     none = ArcResult(ArcStatus.NONE)
     with pytest.raises(DkimError):
         arc.seal(MESSAGE.replace(b"To: ", b"To: \n"), SELECTOR, hop(1), "mx", RESULTS, none)
+    with pytest.raises(DkimError):  # its first line would be a part of our last field
+        arc.seal(b" " + MESSAGE, SELECTOR, hop(1), "mx", RESULTS, none)
     with pytest.raises(DkimError):  # no verifier would take a signature that long
-        arc.seal(b"Cc: a@example.net\r\n" * 5000 + MESSAGE, SELECTOR, hop(1), "mx", RESULTS, judged(MESSAGE))
+        arc.seal(b"Reply-To: a@example.net\r\n" * 4000 + MESSAGE, SELECTOR, hop(1), "mx", RESULTS, judged(MESSAGE))
     with pytest.raises(BadHeaderText):
         arc.seal(MESSAGE, SELECTOR, hop(1), "mx", "dkim=pass\0", none)
     with pytest.raises(BrokenChain):  # the caller's chain is of another message

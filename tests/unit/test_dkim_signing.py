@@ -202,10 +202,19 @@ def test_it_escapes_the_localpart_in_the_identity(localpart: str, smtputf8: bool
         (b"From: a@example.org\r\nfrom: b@example.org\r\n\r\nbody\r\n", ErrorKind.HEADER_MALFORMED),
         (b"From: a@example.org\nTo: b@example.org\r\n\r\nbody\r\n", ErrorKind.HEADER_MALFORMED),
         (b"From: a@example.org\r\nX: " + b"x" * (1 << 20) + b"\r\n\r\n", ErrorKind.HEADER_MALFORMED),
-        (b"From: a@example.org\r\n" + b"Cc: b@example.org\r\n" * 5000 + b"\r\n", ErrorKind.HEADER_MALFORMED),
+        (b"From: a@example.org\r\n" + b"Reply-To: b@example.org\r\n" * 4000 + b"\r\n", ErrorKind.HEADER_MALFORMED),
+        (b" folded\r\nFrom: a@example.org\r\n\r\n", ErrorKind.HEADER_MALFORMED),
         (b"", ErrorKind.HEADER_MALFORMED),
     ],
-    ids=["no From", "two From", "bare line feed", "large header", "signature too long for verifiers", "empty"],
+    ids=[
+        "no From",
+        "two From",
+        "bare line feed",
+        "large header",
+        "signature too long for verifiers",
+        "its first line would be a part of the signature",
+        "empty",
+    ],
 )
 def test_it_refuses_a_message_that_cannot_be_signed_safely(message: bytes, kind: ErrorKind) -> None:
     with pytest.raises(DkimError) as caught:
