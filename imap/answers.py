@@ -37,11 +37,15 @@ class Refused(Exception):
 
 
 class Bad(Exception):
-    """BAD: the command is wrong in this state or with these arguments."""
+    """BAD: the command is wrong in this state or with these arguments.
 
-    def __init__(self, text: str, code: str = "") -> None:
+    ``whole``: its literals were read, so that it is known where the next command begins.
+    """
+
+    def __init__(self, text: str, code: str = "", *, whole: bool = False) -> None:
         super().__init__(text)
         self.code = code
+        self.whole = whole
 
 
 class Bye(Exception):
@@ -77,6 +81,11 @@ def refusal(error: errors.StoreError) -> Refused:
 def no_destination(error: errors.MailboxNotFound) -> Refused:
     """The answer where a mailbox to put messages into is missing: the client may create it and try again."""
     return Refused(one_line(str(error)), "TRYCREATE")
+
+
+def placing_refusal(error: errors.StoreError) -> Refused:
+    """The answer where the store did not put a message into a mailbox."""
+    return no_destination(error) if isinstance(error, errors.MailboxNotFound) else refusal(error)
 
 
 def one_line(text: str) -> str:

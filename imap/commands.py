@@ -21,6 +21,7 @@ from . import (
     metadata,
     metadataargs,
     quota,
+    replace,
     search,
     searchargs,
     select,
@@ -112,6 +113,8 @@ COMMANDS: Final[dict[bytes, Command]] = {
     b"UID COPY": _command(SELECTED, partial(transfer.parse, is_uid=True), transfer.copy),
     b"MOVE": _command(SELECTED, partial(transfer.parse, is_uid=False), transfer.move, by_number=True),
     b"UID MOVE": _command(SELECTED, partial(transfer.parse, is_uid=True), transfer.move),
+    b"REPLACE": _command(SELECTED, partial(replace.parse, is_uid=False), replace.replace, by_number=True),
+    b"UID REPLACE": _command(SELECTED, partial(replace.parse, is_uid=True), replace.replace),
     b"EXPUNGE": _command(SELECTED, general.parse_nothing, transfer.expunge),
     b"UID EXPUNGE": _command(SELECTED, transfer.parse_uid_expunge, transfer.expunge),
 }

@@ -240,10 +240,10 @@ class _CommandLoop:
                     return "badsyntax"
                 raise exc
             case BadSyntax():
-                await self._bad("", str(exc), parser, exc.line)
+                await self._bad("", str(exc), parser.lines[exc.line])
                 return "badsyntax"
             case Bad():
-                await self._bad(exc.code, str(exc), parser, len(parser.lines) - 1)
+                await self._bad(exc.code, str(exc), b"" if exc.whole else parser.lines[-1])
                 return "badsyntax"
             case Refused():
                 return await self._no(exc, "usererror")
@@ -266,7 +266,8 @@ class _CommandLoop:
         await self._session.flush()
         return result
 
-    async def _bad(self, code: str, text: str, parser: Parser, line: int) -> None:
+    async def _bad(self, code: str, text: str, line: bytes) -> None:
+        """Answer BAD; ``line`` is where the command is wrong, and what it announced has not been read."""
         if self._session.account is None and not code:
             text = text.partition(", got ")[0]  # nobody's input is repeated before login
         self._send_failure(b"BAD", code, text)
@@ -274,7 +275,7 @@ class _CommandLoop:
         self._bad_in_a_row += 1
         if self._bad_in_a_row >= BAD_IN_A_ROW_MAX:
             raise Bye("too many bad commands")
-        literal = announced_literal(parser.lines[line])
+        literal = announced_literal(line)
         if literal is not None and not literal.synchronizing:
             # Its bytes may be taken for commands: nothing that follows can be trusted.
             self._session.logged_out = True

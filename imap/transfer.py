@@ -78,7 +78,7 @@ async def move(session: Session, arguments: TransferArguments) -> Done:
     session.send_lines(selected.remove(done.copied.source_uids, qresync=session.qresync))
     selected.changed_by_us(done.copied.modseq, selected.keywords)
     await _tell_arrived(session, done)
-    return Done(code=_highestmodseq(session))
+    return Done(code=highestmodseq(session))
 
 
 def _destination(tx: AccountTx, name: str) -> Mailbox:
@@ -96,7 +96,7 @@ def _copyuid(copied: Copied) -> bytes:
     return b"COPYUID %d %b %b" % (copied.uidvalidity, compact(copied.source_uids), compact(copied.uids))
 
 
-def _highestmodseq(session: Session) -> bytes:
+def highestmodseq(session: Session) -> bytes:
     """The code that ends a removal: a client with QRESYNC keeps it (RFC 7162 3.2.7)."""
     return b"HIGHESTMODSEQ %d" % session.the_selected().highest_modseq if session.condstore else b""
 
@@ -125,4 +125,4 @@ async def expunge(session: Session, numbers: SequenceSet | None) -> Done:
     await session.tell_pending()
     session.send_lines(selected.remove(removed.uids, qresync=session.qresync))
     selected.changed_by_us(modseq, selected.keywords)
-    return Done(code=_highestmodseq(session))
+    return Done(code=highestmodseq(session))
