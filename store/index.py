@@ -19,9 +19,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from django.db.models import Count, Q
+from django.db.models import Count
 
 from server import db
+from server.statements import Statement
 
 from . import grams, text
 from .content import Bytes
@@ -37,7 +38,34 @@ FEW: Final = 100  # candidates that are not worth another round
 SOUGHT_MAX: Final = 16  # texts of one search that the index is asked for
 TEXTS_AT_ONCE: Final = 16  # texts in memory while a segment is made: up to half a megabyte each
 IDS_PER_QUERY: Final = 500
+IDS_PER_STATEMENT: Final = 50  # in a statement that is made once
+SEGMENTS_PER_QUERY: Final = 500  # whose pages are in memory together: a few KB each
 SEGMENTS_PER_RUN: Final = 40  # built in one run of the task: others wait for the worker
+
+_segments: Final = Statement(
+    lambda account_id: (
+        SearchSegment.objects.filter(account_id=account_id).order_by("pk").values_list("pk", "live", "undecided")
+    )
+)
+_pages: Final = Statement(
+    lambda account_id, low, high, *numbers: SearchPage.objects.filter(
+        segment__account_id=account_id, segment_id__gte=low, segment_id__lte=high, number__in=numbers
+    ).values_list("segment_id", "number", "data")
+)
+_ids_of_segments: Final = Statement(
+    lambda *segments: SearchSegment.objects.filter(pk__in=segments).values_list("pk", "message_ids")
+)
+# By id alone: a database that knew of the mailbox too might go through all of it.
+_places: Final = Statement(lambda *ids: Message.objects.filter(pk__in=ids).values_list("uid", "mailbox_id"))
+_due_in_mailbox: Final = Statement(
+    lambda account_id, mailbox_id: Message.objects.filter(
+        account_id=account_id, mailbox_id=mailbox_id, expunged=False, indexed__isnull=True
+    ).values_list("uid")
+)
+# What a move leaves behind is not indexed, and read until it is erased: sessions may not know of the move yet.
+_left_in_mailbox: Final = Statement(
+    lambda mailbox_id: Message.objects.filter(mailbox_id=mailbox_id, expunged=True, erased=False).values_list("uid")
+)
 
 _NAMED: Final = {"from": Field.FROM, "to": Field.TO, "cc": Field.CC, "bcc": Field.BCC, "subject": Field.SUBJECT}
 
@@ -94,19 +122,11 @@ def may_match(account_id: int, mailbox_id: int, need: Need, most: int) -> list[i
         narrowed = _Narrowing(account_id, need).message_ids(most)
         if narrowed is None:
             return None
-        uids = _uids_not_indexed(account_id, mailbox_id)
-        for start in range(0, len(narrowed), IDS_PER_QUERY):
-            # By id alone: a database that knew of the mailbox too might go through all of it.
-            rows = Message.objects.filter(pk__in=narrowed[start : start + IDS_PER_QUERY])
-            uids.update(uid for uid, where in rows.values_list("uid", "mailbox_id") if where == mailbox_id)
+        uids = {row[0] for row in _due_in_mailbox.rows(account_id, mailbox_id)}
+        uids.update(row[0] for row in _left_in_mailbox.rows(mailbox_id))
+        for chunk in _chunks(narrowed, IDS_PER_STATEMENT):
+            uids.update(uid for uid, where in _places.rows(*chunk) if where == mailbox_id)
     return sorted(uids)
-
-
-def _uids_not_indexed(account_id: int, mailbox_id: int) -> set[int]:
-    due = Message.objects.filter(account_id=account_id, mailbox_id=mailbox_id, expunged=False, indexed__isnull=True)
-    # What a move leaves behind is not indexed, and read until it is erased: sessions may not know of the move yet.
-    left = Message.objects.filter(mailbox_id=mailbox_id, expunged=True, erased=False)
-    return {*due.values_list("uid", flat=True), *left.values_list("uid", flat=True)}
 
 
 class _Narrowing:
@@ -132,8 +152,7 @@ class _Narrowing:
         """Ids of messages in the index that may match; None if they are more than ``most``, or nothing is indexed."""
         if len(self._sought) > SOUGHT_MAX:
             return None
-        segments = SearchSegment.objects.filter(account_id=self._account_id).values_list("pk", "live", "undecided")
-        for segment, live, undecided in segments:
+        for segment, live, undecided in _segments.rows(self._account_id):
             self._live[segment] = int.from_bytes(live, "little")
             self._undecided[segment] = int.from_bytes(undecided, "little")
         if not self._live:
@@ -157,16 +176,14 @@ class _Narrowing:
                 wanted.setdefault(grams.page_of(bucket), []).append((sought, bucket))
         if not wanted:
             return False
-        rows = SearchPage.objects.filter(segment__account_id=self._account_id, number__in=list(wanted))
-        if len(left) <= IDS_PER_QUERY // 2:
-            rows = SearchPage.objects.filter(segment_id__in=list(left), number__in=list(wanted))
-        for segment, number, page in rows.values_list("segment_id", "number", "data").iterator(chunk_size=500):
-            if segment not in left:
-                continue
-            page = bytes(page)
-            for sought, bucket in wanted[number]:
-                found = self._found[sought]
-                found[segment] = found.get(segment, self._live[segment]) & grams.members(page, bucket)
+        for chunk in _chunks(list(left), SEGMENTS_PER_QUERY):
+            for segment, number, page in _pages.rows(self._account_id, chunk[0], chunk[-1], *wanted):
+                if segment not in left:
+                    continue
+                page = bytes(page)
+                for sought, bucket in wanted[number]:
+                    found = self._found[sought]
+                    found[segment] = found.get(segment, self._live[segment]) & grams.members(page, bucket)
         return True
 
     def _matching(self, segment: int) -> int:
@@ -183,10 +200,8 @@ class _Narrowing:
 
     @staticmethod
     def _ids(left: dict[int, int]) -> Iterator[int]:
-        segments = list(left)
-        for start in range(0, len(segments), IDS_PER_QUERY):
-            chunk = segments[start : start + IDS_PER_QUERY]
-            for segment, packed in SearchSegment.objects.filter(pk__in=chunk).values_list("pk", "message_ids"):
+        for chunk in _chunks(list(left), IDS_PER_STATEMENT):
+            for segment, packed in _ids_of_segments.rows(*chunk):
                 ids = _unpacked(packed)
                 for number in grams.numbers_of(left[segment]):
                     yield ids[number]
@@ -383,12 +398,16 @@ def problems(account_id: int) -> Iterator[str]:
     marked = set(known.filter(indexed=True).values_list("pk", flat=True))
     for pk in sorted(marked - entries):
         yield f"message {pk} is marked as indexed, but no search segment has it"
-    for start in range(0, len(without := sorted(entries - marked)), IDS_PER_QUERY):
-        chunk = without[start : start + IDS_PER_QUERY]
-        there = set(known.filter(Q(pk__in=chunk)).values_list("pk", flat=True))
+    for chunk in _chunks(sorted(entries - marked), IDS_PER_QUERY):
+        there = set(known.filter(pk__in=chunk).values_list("pk", flat=True))
         for pk in chunk:
             if pk not in there:
                 yield f"the search index has message {pk}, whose content is gone"
+
+
+def _chunks(items: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 def _packed(ids: Sequence[int]) -> bytes:

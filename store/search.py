@@ -28,6 +28,7 @@ from django.db.models.functions import StrIndex
 from django.db.models.sql.compiler import SQLCompiler
 
 from protocols.message.dates import parse_date
+from server.statements import Statement
 
 from . import content, index, text
 from .columns import BITS
@@ -184,6 +185,9 @@ class Page:
     matches: list[Match]
 
 
+_account_of: Final = Statement(lambda mailbox_id: Mailbox.objects.filter(pk=mailbox_id).values_list("account_id"))
+
+
 def search(mailbox_id: int, query: Query, uids: Sequence[int], *, descending: bool = False) -> Iterator[Page]:
     """The messages among ``uids`` (ascending) that match, in pages; ``descending``: the pages from the end.
 
@@ -209,7 +213,10 @@ def _narrowed(mailbox_id: int, query: Query, uids: Sequence[int]) -> Sequence[in
     need = _need(query) if len(uids) > SCANNED_MAX else None
     if need is None:
         return uids
-    account_id = Mailbox.objects.values_list("account_id", flat=True).get(pk=mailbox_id)
+    row = _account_of.row(mailbox_id)
+    if row is None:
+        return uids
+    (account_id,) = row
     found = index.may_match(account_id, mailbox_id, need, most=len(uids) // 2)
     if found is None or len(found) > len(uids) // 2:
         return uids
