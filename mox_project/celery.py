@@ -34,6 +34,7 @@ DELIVERY: Final = "delivery"  # outgoing mail
 WEBHOOKS: Final = "webhooks"  # calls to receivers, which may hang without delaying mail
 MAINTENANCE: Final = "maintenance"  # search text, clean-up: what may wait
 REPORTS: Final = "reports"
+MAINTENANCE_NICENESS: Final = 5  # what may wait leaves the processor to those whom somebody waits for
 
 CID_HEADER: Final = "cid"
 # What workers, clock and web processes import when they start: once in the supervisor, it is memory that they share.
@@ -90,6 +91,8 @@ def preload() -> None:
 def run_worker(node: str, name: str, queues: list[str], concurrency: int, ready: Callable[[], None]) -> None:
     """Be a worker until SIGTERM. ``ready`` is called when it takes tasks."""
     worker_ready.connect(lambda **_: ready(), weak=False)
+    if MAINTENANCE in queues:
+        os.nice(MAINTENANCE_NICENESS)
     # Tasks are JSON, never pickles: a worker of localserve may well be root's.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = _Worker(

@@ -82,7 +82,7 @@ def prepare(content: BinaryIO | IO[bytes] | bytes, *, normalize_newlines: bool =
 def _prepare(content: BinaryIO | IO[bytes] | bytes, normalize_newlines: bool) -> PreparedBlob:
     limit: int = settings.MOX_BLOB_INLINE_MAX
     file: IO[bytes] = io.BytesIO(content) if isinstance(content, bytes) else content
-    if normalize_newlines:
+    if normalize_newlines and _may_have_bare_lf(file):
         file = _with_crlf(file)
     size = file.seek(0, io.SEEK_END)
     file.seek(0)
@@ -146,6 +146,13 @@ def _digest(file: IO[bytes]) -> bytes:
     while block := file.read(CHUNK):
         digest.update(block)
     return digest.digest()
+
+
+def _may_have_bare_lf(file: IO[bytes]) -> bool:
+    """Whether a line may end in LF alone; false for nearly all messages, which need no copy then."""
+    file.seek(0)
+    # A CRLF that two chunks have a half of each is taken for a bare LF: what is converted for nothing stays as it is.
+    return any(chunk.count(b"\n") != chunk.count(b"\r\n") for chunk in iter(lambda: file.read(CHUNK), b""))
 
 
 def _with_crlf(file: IO[bytes]) -> IO[bytes]:
