@@ -11,6 +11,7 @@ from store import search as engine
 from store.search import Page, Query
 
 from .answers import Bad, Done, Refused
+from .progress import Progress
 from .searchargs import CHARSETS, SearchArguments, has_message_numbers, resolved
 from .session import Session
 from .sets import compact
@@ -69,20 +70,23 @@ async def search(session: Session, arguments: SearchArguments) -> Done:
 
 
 class _pages:
-    """The pages of a search, each read in a thread when it is asked for."""
+    """The pages of a search, each read in a thread when it is asked for; the client hears of long ones."""
 
     def __init__(self, session: Session, query: Query, *, descending: bool = False) -> None:
         selected = session.the_selected()
         self._session = session
+        self._progress = Progress(session, len(selected.uids))
+        self._scanned = 0
         self._pages: Iterator[Page] = engine.search(selected.mailbox_id, query, selected.uids, descending=descending)
 
     def __aiter__(self) -> _pages:
         return self
 
     async def __anext__(self) -> Page:
-        page = await self._session.call(next, self._pages, None)
+        page = await self._progress.wait(self._session.call(next, self._pages, None), self._scanned)
         if page is None:
             raise StopAsyncIteration
+        self._scanned = page.scanned
         return page
 
 
