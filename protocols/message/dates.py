@@ -20,6 +20,7 @@ _ZONES: Final = {"ut": 0, "utc": 0, "gmt": 0, "z": 0, "edt": -4, "est": -5, "cdt
     "pdt": -7,
     "pst": -8,
 }  # hours; any other name is -0000, RFC 5322 4.3
+_AROUND_COLON: Final = re.compile(r"[ \t]*:[ \t]*")
 _WORDS: Final = re.compile(r"[0-9A-Za-z+:.-]+")
 
 
@@ -30,7 +31,8 @@ def parse_date(value: str) -> datetime | None:
     """
     if "(" in value:
         value = without_comments(value[: 4 * MAX_DATE])
-    words: list[str] = _WORDS.findall(value[:MAX_DATE].replace(",", " "))
+    text = _AROUND_COLON.sub(":", value[:MAX_DATE])  # RFC 5322 4.3 lets a clock have spaces and comments in it
+    words: list[str] = _WORDS.findall(text.replace(",", " "))
     if words and not words[0][0].isdigit():
         words = words[1:]  # day of the week
     if words and words[0].count("-") == 2:
