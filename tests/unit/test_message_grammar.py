@@ -1,4 +1,4 @@
-"""Header fields as the RFCs have them: RFC 5322 appendix A, 6532, the tables of RFC 2047 and 2231, and what the wild has."""
+"""Header fields as the RFCs have them: RFC 5322 appendix A, 6532, tables of RFC 2047 and 2231, and the wild."""
 
 from __future__ import annotations
 
@@ -479,7 +479,7 @@ RFC_2231: Final = [
     ),
     (
         "application/x-stuff;\r\n title*0*=us-ascii'en'This%20is%20even%20more%20;\r\n"
-        " title*1*=%2A%2A%2Afun%2A%2A%2A%20;\r\n title*2=\"isn't it!\"",
+        + ' title*1*=%2A%2A%2Afun%2A%2A%2A%20;\r\n title*2="isn\'t it!"',
         {"title": "This is even more ***fun*** isn't it!"},
     ),
 ]
