@@ -468,6 +468,12 @@ def test_it_reads_encoded_words(raw: str, text: str) -> None:
 
 # Parameters.
 
+CONTINUED: Final = """\
+application/x-stuff;
+ title*0*=us-ascii'en'This%20is%20even%20more%20;
+ title*1*=%2A%2A%2Afun%2A%2A%2A%20;
+ title*2="isn't it!"
+"""
 RFC_2231: Final = [
     (
         'message/external-body; access-type=URL;\r\n URL*0="ftp://";\r\n URL*1="cs.utk.edu/pub/moore/bulk-mailer.tar"',
@@ -477,11 +483,7 @@ RFC_2231: Final = [
         "application/x-stuff;\r\n title*=us-ascii'en-us'This%20is%20%2A%2A%2Afun%2A%2A%2A",
         {"title": "This is ***fun***"},
     ),
-    (
-        "application/x-stuff;\r\n title*0*=us-ascii'en'This%20is%20even%20more%20;\r\n"
-        + ' title*1*=%2A%2A%2Afun%2A%2A%2A%20;\r\n title*2="isn\'t it!"',
-        {"title": "This is even more ***fun*** isn't it!"},
-    ),
+    (CONTINUED.strip().replace("\n", "\r\n"), {"title": "This is even more ***fun*** isn't it!"}),
 ]
 WILD_PARAMETERS: Final = [
     ("a/b; name*1=b; name*0=a", {"name": "ab"}),
