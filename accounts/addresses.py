@@ -151,3 +151,9 @@ def _postmaster() -> Resolved:
             f"postmaster account {settings.postmaster_account!r} does not exist: set postmaster_account in the settings"
         )
     return Resolved(account.pk, account.name, None, POSTMASTER, settings.postmaster_mailbox, ResolvedKind.POSTMASTER)
+
+
+def delivery_mailboxes(account_id: int) -> frozenset[str]:
+    """The mailboxes, other than Inbox, that addresses of an account deliver to."""
+    named = Address.objects.filter(account_id=account_id).exclude(default_mailbox="")
+    return frozenset(named.values_list("default_mailbox", flat=True))

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 from array import array
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from server import db
 from store import changes, reading
-from store.changes import Event, Events, MailboxChanges
+from store.changes import Event as Change
+from store.changes import Events, MailboxChanges
 from store.errors import MailboxGone
 from store.flags import FlagRow
 from store.models import ChangeEvent
+from store.reading import Listing, MailboxView
 
-from .answers import Bye, astring, mailbox_name
+from . import fetch
+from .answers import Bye, mailbox_name, metadata_changed_line
+from .filters import Surroundings, surroundings_of
+from .notifyargs import Event
 from .selected import Pending, Selected
+from .watching import DELAYED_MAX, SelectedWatch, Watching
 
 if TYPE_CHECKING:
     from .session import Session
@@ -22,21 +29,30 @@ if TYPE_CHECKING:
 ROWS_PER_BATCH: Final = 2000  # messages whose flags are read and sent at a time after an overflow
 
 Kind = ChangeEvent.Kind
+_LISTED: Final = frozenset(
+    {Kind.MAILBOX_ADD, Kind.MAILBOX_REMOVE, Kind.MAILBOX_RENAME, Kind.SUBSCRIPTION_ADD, Kind.SUBSCRIPTION_REMOVE}
+)
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """What came after a session's positions; None where nothing did."""
+    """What came after a session's positions; None where nothing did. ``views``: the mailboxes that changed."""
 
     events: Events | None
     messages: MailboxChanges | None
+    views: Sequence[MailboxView] = ()
 
 
 _NOTHING: Final = News(None, None)
 
 
-def look(account_id: int, feed_position: int, mailbox_id: int | None, position: int) -> News | None:
-    """What is new in an account and in one mailbox of it; one query where nothing is. None if the account is gone."""
+def look(
+    account_id: int, feed_position: int, mailbox_id: int | None, position: int, *, others: bool = False
+) -> News | None:
+    """What is new in an account and in one mailbox of it; one query where nothing is. None if the account is gone.
+
+    ``others``: which other mailboxes changed is wanted too.
+    """
     last = changes.last_modseq(account_id)
     if last is None:
         return None
@@ -47,43 +63,114 @@ def look(account_id: int, feed_position: int, mailbox_id: int | None, position: 
             return News(
                 changes.events(account_id, feed_position) if last > feed_position else None,
                 changes.mailbox_changes(mailbox_id, position) if mailbox_id is not None and last > position else None,
+                reading.changed_mailboxes(account_id, feed_position) if others and last > feed_position else (),
             )
     except MailboxGone:
         return None
 
 
-async def announce(session: Session) -> None:
-    """Send everything that the client does not know yet. Only between commands' own answers."""
-    selected = session.selected
-    watched = selected if selected is not None and not selected.gone else None
+async def announce(session: Session, *, between_commands: bool = False) -> None:
+    """Send everything that the client does not know yet and wants to know. Only between commands' own answers.
+
+    ``between_commands``: no command is being answered, so that message numbers may be on their way to us.
+    """
+    heard = session.heard_mailbox
     news = await session.call(
         look,
         session.account_id,
         session.feed_position,
-        None if watched is None else watched.mailbox_id,
-        0 if watched is None else watched.position,
+        None if heard is None else heard.mailbox_id,
+        0 if heard is None else heard.position,
+        others=session.hears_others,
     )
     if news is None:
         raise Bye("account was removed")
-    if watched is not None and news.messages is not None:
-        watched.take(news.messages)
+    if heard is not None and news.messages is not None:
+        heard.take(news.messages)
     if news.events is not None:
         session.pending_events.append(news.events)
         session.feed_position = news.events.modseq
-    await tell_pending(session)
+    session.pending_views.update((view.id, view) for view in news.views)
+    await tell_pending(session, between_commands=between_commands)
 
 
-async def tell_pending(session: Session) -> None:
+async def tell_pending(session: Session, *, between_commands: bool = False) -> None:
     """Send the changes that are taken in already."""
     selected = session.selected
-    if selected is not None:
-        if selected.pending.overflow_since is not None:
-            await _rebuild(session, selected)
-        elif selected.pending or selected.keywords != selected.told_keywords:
-            session.send_lines(selected.announcements(condstore=session.condstore, qresync=session.qresync))
+    if selected is not None and not selected.deaf:
+        await _tell_messages(session, selected, between_commands=between_commands)
     events, session.pending_events = session.pending_events, []
-    for some in events:
-        await _send_events(session, some)
+    if session.watching is None:
+        for some in events:
+            await _send_events(session, some)
+    else:
+        await _tell_watched(session, session.watching, events)
+
+
+async def _tell_messages(session: Session, selected: Selected, *, between_commands: bool) -> None:
+    """Tell what happened to messages of the selected mailbox."""
+    watch = SelectedWatch() if session.watching is None else session.watching.selected
+    delay = watch.delayed and between_commands
+    pending = selected.pending
+    if delay and (pending.overflow_since is not None or len(pending.removed) > DELAYED_MAX):
+        _overflow(session)
+    elif pending.overflow_since is not None:
+        await _rebuild(session, selected)
+    elif pending or selected.keywords != selected.told_keywords:
+        new = array("I", sorted(pending.added)) if watch.items else array("I")
+        session.send_lines(
+            selected.announcements(
+                condstore=session.condstore,
+                qresync=session.qresync,
+                delay_removals=delay,
+                flag_changes=session.watching is None or Event.FLAG_CHANGE in watch.events,
+                flags_of_new=not watch.items,
+            )
+        )
+        if new:
+            await fetch.send_items(session, watch.items, new)
+
+
+def _overflow(session: Session) -> None:
+    """More happened than we keep for telling: the client has to look for itself (RFC 5465 5.8)."""
+    session.send(b"* OK [NOTIFICATIONOVERFLOW] too many changes, events are no longer told\r\n")
+    session.watch(Watching((), utf8=session.utf8))
+
+
+async def _tell_watched(session: Session, watching: Watching, events: Sequence[Events]) -> None:
+    """Tell what a client asked for with NOTIFY that is not about the selected mailbox's messages."""
+    views, session.pending_views = session.pending_views, {}
+    if not watching.anything:
+        return
+    if any(len(some.events) >= changes.CHANGES_MAX for some in events):
+        _overflow(session)
+        return
+    happened = [event for some in events for event in some.events]
+    if not happened and not views:
+        return
+    about_mailboxes = watching.needs_listing and any(event.kind in _LISTED for event in happened)
+    listing, surroundings = await session.call(
+        _surroundings, session.account_id, listing=about_mailboxes, wanted=watching.needs_surroundings
+    )
+    session.send_lines(watching.event_lines(happened, listing, surroundings, utf8=session.utf8))
+    selected_id = None if session.selected is None else session.selected.mailbox_id
+    session.send_lines(
+        watching.status_lines(
+            sorted(views.values(), key=lambda view: view.name),
+            surroundings,
+            selected_id,
+            condstore=session.condstore,
+            utf8=session.utf8,
+        )
+    )
+
+
+def _surroundings(account_id: int, *, listing: bool, wanted: bool) -> tuple[Listing | None, Surroundings]:
+    with db.read():
+        return (
+            reading.mailboxes(account_id) if listing else None,
+            surroundings_of(account_id) if wanted else Surroundings(frozenset(), frozenset()),
+        )
 
 
 async def _send_events(session: Session, events: Events) -> None:
@@ -97,7 +184,7 @@ async def _send_events(session: Session, events: Events) -> None:
     session.send_lines(told)
 
 
-def event_line(event: Event, *, rev2: bool, utf8: bool, metadata: bool = False) -> bytes:
+def event_line(event: Change, *, rev2: bool, utf8: bool, metadata: bool = False) -> bytes:
     """The LIST or METADATA line of an event; empty for what clients are not told."""
     data = event.data
     match event.kind:
@@ -111,10 +198,7 @@ def event_line(event: Event, *, rev2: bool, utf8: bool, metadata: bool = False) 
             flags = ["\\Subscribed", "\\NonExistent"] if data["nonexistent"] else ["\\Subscribed"]
             return _list_line(flags, data["name"], utf8=utf8)
         case Kind.ANNOTATION if metadata:
-            return b"* METADATA %b %b\r\n" % (
-                mailbox_name(data["name"], utf8=utf8),
-                astring(data["key"].encode("ascii")),
-            )
+            return metadata_changed_line(data["name"], data["key"], utf8=utf8)
     return b""
 
 

@@ -118,6 +118,11 @@ def mailbox_name(name: str, *, utf8: bool) -> bytes:
     return astring(name.encode() if utf8 else mutf7.encode(name))
 
 
+def metadata_changed_line(name: str, key: str, *, utf8: bool) -> bytes:
+    """A METADATA response that says which entry changed, of a mailbox or (empty name) the account (RFC 5464 4.4.2)."""
+    return b"* METADATA %b %b\r\n" % (mailbox_name(name, utf8=utf8), astring(key.encode("ascii")))
+
+
 def read_mailbox_name(given: bytes, *, utf8: bool) -> str:
     """A mailbox name that came in; a trailing slash is the caller's. Raises Refused for what cannot be decoded."""
     try:

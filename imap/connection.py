@@ -16,7 +16,7 @@ from store.bridge import Bridge
 from store.errors import StoreError
 from store.writer import WriterClosed
 
-from . import announce
+from . import announce, waiting
 from .answers import Bad, Bye, Done, Refused, refusal
 from .commands import COMMANDS, Command
 from .general import ConnectionDropped
@@ -91,13 +91,31 @@ class _CommandLoop:
         session.send(b"* OK [CAPABILITY %b] mox imap\r\n" % session.capabilities())
         await session.flush()
         while not session.logged_out:
-            line = await self._read_line(LINE_MAX)
-            await self._command(line)
+            await self._command(await self._next_command())
             self._first = False
             if session.state is not self._state:
                 _sessions.labels(self._state.value).dec()
                 self._state = session.state
                 _sessions.labels(self._state.value).inc()
+
+    async def _next_command(self) -> bytes:
+        """The first line of the next command, without its end. Until it comes, NOTIFY's events are told."""
+        session = self._session
+        if session.watching is None or not session.watching.anything or self._stream.line_waiting():
+            return await self._read_line(LINE_MAX)
+        try:
+            line = await waiting.line_while_telling(session, LINE_MAX, TIMEOUT, self._tell_events)
+        except LineTooLong:
+            raise Bye("[ALERT] line too long") from None
+        except waiting.Inactive:
+            raise Bye("inactive") from None
+        return _without_end(line)
+
+    async def _tell_events(self) -> None:
+        try:
+            await announce.announce(self._session, between_commands=True)
+        except (DatabaseError, DatabaseBusy) as exc:
+            self._session.log.warning("changes cannot be read", extra={"err": str(exc)})
 
     async def _read_line(self, limit: int) -> bytes:
         """A line without its end. Raises Bye."""
@@ -109,7 +127,7 @@ class _CommandLoop:
             raise Bye("[ALERT] line too long") from None
         except TimeoutError:
             raise Bye("inactive") from None
-        return line[:-2] if line.endswith(b"\r\n") else line[:-1]
+        return _without_end(line)
 
     async def _command(self, line: bytes) -> None:
         """Read the rest of a command, carry it out, answer."""
@@ -291,6 +309,10 @@ class _CommandLoop:
         if log.isEnabledFor(TRACE):
             data = whole if whole and log.isEnabledFor(TRACEAUTH) else shown
             log.log(TRACE, "imap in", extra={"data": data.decode("ascii", "backslashreplace")})
+
+
+def _without_end(line: bytes) -> bytes:
+    return line[:-2] if line.endswith(b"\r\n") else line[:-1]
 
 
 def _bare(name: bytes) -> bytes:

@@ -7,8 +7,8 @@ offsets (``imap/sections.py``). While the client takes what it was sent, no thre
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
-from typing import Final
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Final
 
 from store import messages, reading
 from store.db import AccountTx
@@ -18,10 +18,12 @@ from store.models import Mailbox
 
 from . import qresync
 from .answers import Done, Refused
-from .fetchargs import FetchArguments, Item
+from .fetchargs import FetchArguments, FetchItem, Item
 from .fetchcontent import ContentPlan, Streamed, content_batch
 from .fetchrows import RowPlan, row_batch
-from .session import Session
+
+if TYPE_CHECKING:
+    from .session import Session
 
 SEEN_BATCH: Final = 100  # messages that are marked seen in one transaction, before their content is sent
 SIZES_BATCH: Final = 1000  # messages whose sizes are looked at together
@@ -58,6 +60,18 @@ async def fetch(session: Session, arguments: FetchArguments) -> Done:
     if missing:
         raise Refused("some messages no longer exist", "EXPUNGEISSUED")
     return Done()
+
+
+async def send_items(session: Session, items: Sequence[FetchItem], uids: array[int]) -> None:
+    """Send items of new messages that nobody asked for by FETCH; those that are gone again are left out."""
+    rows = RowPlan.of(items, with_modseq=session.qresync, utf8=session.utf8, uidonly=session.uidonly)
+    if rows is not None:
+        await _send_rows(session, rows, uids, None)
+        return
+    plan = ContentPlan(
+        items, with_modseq=session.qresync, rev2=session.rev2, utf8=session.utf8, uidonly=session.uidonly
+    )
+    await _send_contents(session, plan, uids, 0)
 
 
 async def _send_vanished(session: Session, arguments: FetchArguments) -> None:

@@ -93,6 +93,11 @@ def _items(parser: Parser) -> tuple[FetchItem, ...]:
     if not parser.take(b"("):
         name = parser.word("macro or data item")
         return _MACROS.get(name) or (_item(parser, name),)
+    return item_list(parser)
+
+
+def item_list(parser: Parser) -> tuple[FetchItem, ...]:
+    """Data items behind an opening parenthesis, up to the closing one."""
     found: dict[FetchItem, None] = {}
     while True:
         found[_item(parser, parser.word("data item"))] = None

@@ -6,16 +6,18 @@ import itertools
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from store import reading
 from store.flags import FlagRow, words
 from store.reading import OpenedMailbox
 
 from .selected import VANISHED_MAX, Selected
-from .session import Session
 from .sets import Range, SequenceSet, intersection, joined, lines_of_ranges, missing, runs, within
 from .syntax import NUMBER64_MAX, NUMBER_MAX, Parser
+
+if TYPE_CHECKING:
+    from .session import Session
 
 ROWS_PER_BATCH: Final = 2000  # messages read and sent at a time
 

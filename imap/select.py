@@ -68,6 +68,7 @@ async def select(session: Session, arguments: SelectArguments) -> Done:
     except StoreError as exc:
         raise refusal(exc) from exc
     selected = Selected(opened, read_only=arguments.read_only, uidonly=session.uidonly)
+    selected.deaf = session.is_deaf
     view = opened.view
     lines = flag_lines(view.keywords, read_only=arguments.read_only)
     if not session.rev2:

@@ -52,11 +52,14 @@ class Pending:
 class Selected:
     """A selected mailbox. ``uids`` ascending; ``position`` in the account's change feed, all up to it is taken in.
 
-    ``uidnext``: the client knows no UID from here on.
+    ``uidnext``: the client knows no UID from here on. ``deaf``: it wants to hear of no messages (NOTIFY), so that the
+    position stays where it is, until it wants to again.
     """
 
     __slots__ = (
         "_count",
+        "_removed_unheard",
+        "deaf",
         "gone",
         "highest_modseq",
         "keywords",
@@ -82,6 +85,8 @@ class Selected:
         self.uidonly = uidonly
         self.uidnext = opened.view.uidnext
         self._count = opened.view.messages
+        self.deaf = False
+        self._removed_unheard: set[int] = set()  # by us while deaf, with UIDONLY: the feed will have them again
         self.position = opened.modseq
         self.highest_modseq = opened.view.modseq  # HIGHESTMODSEQ: everything up to it was told (RFC 7162 3.1.2)
         self.keywords = self.told_keywords = opened.view.keywords
@@ -112,7 +117,7 @@ class Selected:
 
     def knows(self, uid: int) -> bool:
         if self.uidonly:
-            return uid < self.uidnext  # who removes a message is told nothing of it any more
+            return uid < self.uidnext and uid not in self._removed_unheard
         at = bisect_left(self.uids, uid)
         return at < len(self.uids) and self.uids[at] == uid
 
@@ -144,7 +149,7 @@ class Selected:
     def changed_by_us(self, modseq: int, keywords: Sequence[str]) -> None:
         """A change of ours to this mailbox is committed, and told with the command's answer."""
         self.keywords = tuple(keywords)
-        if not self.pending:
+        if not self.pending and not self.deaf:
             self.highest_modseq = max(self.highest_modseq, modseq)
 
     def keyword_lines(self) -> list[bytes]:
@@ -154,19 +159,38 @@ class Selected:
         self.told_keywords = self.keywords
         return flag_lines(self.keywords, read_only=self.read_only)
 
-    def announcements(self, *, condstore: bool, qresync: bool) -> list[bytes]:
-        """The lines that tell the client what waits; nothing waits afterwards. Not for an overflow."""
+    def announcements(
+        self,
+        *,
+        condstore: bool,
+        qresync: bool,
+        delay_removals: bool = False,
+        flag_changes: bool = True,
+        flags_of_new: bool = True,
+    ) -> list[bytes]:
+        """The lines that tell the client what waits; nothing waits afterwards. Not for an overflow.
+
+        ``delay_removals``: those go on waiting, so that message numbers stay as they are. Changes of flags, and the
+        flags of new messages, can be left out.
+        """
         lines = self.keyword_lines()
         pending, self.pending = self.pending, Pending()
-        lines += self.remove(sorted(pending.removed), qresync=qresync)
+        if delay_removals:
+            self.pending.removed = pending.removed
+        else:
+            lines += self.remove(sorted(pending.removed), qresync=qresync)
         if pending.added:
             self.add(sorted(pending.added))
             lines.append(self.exists())
-        told = [*pending.added.values(), *pending.changed.values()]
+        told = [
+            *(pending.added.values() if flags_of_new else ()),
+            *(pending.changed.values() if flag_changes else ()),
+        ]
         lines += [self.flags_line(row, condstore) for row in sorted(told) if self.knows(row.uid)]
-        self.highest_modseq = max(self.highest_modseq, *(row.modseq for row in told), 0)
-        if pending.removed:
-            self.highest_modseq = max(self.highest_modseq, self.position)
+        if not self.pending:  # else a client that comes back must hear of what it was not told
+            self.highest_modseq = max(self.highest_modseq, *(row.modseq for row in told), 0)
+            if pending.removed:
+                self.highest_modseq = max(self.highest_modseq, self.position)
         return lines
 
     def exists(self) -> bytes:
@@ -203,6 +227,8 @@ class Selected:
         lines: list[bytes] = []
         if self.uidonly:
             self._count -= len(known)
+            if self.deaf:
+                self._removed_unheard.update(known)
         if qresync or self.uidonly:
             lines = [b"* VANISHED %b\r\n" % part for part in lines_of_ranges(runs(known), VANISHED_MAX)]
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from array import array
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Final, ParamSpec, TypeVar
 
 from accounts.dialogue import Dialogue
@@ -16,11 +16,13 @@ from store.bridge import Bridge
 from store.changes import Events, MailboxChanges
 from store.db import AccountTx
 from store.models import Mailbox
+from store.reading import MailboxView
 
 from . import announce, capabilities
 from .answers import Bad, Refused
 from .selected import Selected
 from .sets import NoSuchMessage, Range, SequenceSet
+from .watching import Watching
 
 WRITE_TIMEOUT_BEFORE_LOGIN: Final = 30.0  # seconds for the peer to take what we sent (imap.md 1)
 WRITE_TIMEOUT: Final = 300.0
@@ -56,6 +58,8 @@ class Before:
 
     events: Events | None
     messages: MailboxChanges | None
+    views: list[MailboxView]
+    own_views: list[MailboxView] = field(default_factory=list)  # the mailboxes that the change is about, after it
 
 
 class Session:
@@ -70,6 +74,8 @@ class Session:
         self.selected: Selected | None = None
         self.feed_position = 0  # in the change feed, for what is not a message
         self.pending_events: list[Events] = []  # taken in and not yet told
+        self.pending_views: dict[int, MailboxView] = {}  # mailboxes with changes, as they are, for who watches others
+        self.watching: Watching | None = None  # what it wants to hear (NOTIFY); None: what all sessions hear
         self.rev2 = False  # IMAP4rev2 was enabled; so were the others
         self.utf8_accept = False
         self.condstore = False
@@ -98,9 +104,19 @@ class Session:
     @property
     def position(self) -> int:
         """Everything in the account's change feed up to here is taken in."""
-        if self.selected is None or self.selected.gone:
-            return self.feed_position
-        return min(self.feed_position, self.selected.position)
+        heard = self.heard_mailbox
+        return self.feed_position if heard is None else min(self.feed_position, heard.position)
+
+    @property
+    def heard_mailbox(self) -> Selected | None:
+        """The selected mailbox, if changes of its messages are taken in."""
+        selected = self.selected
+        return None if selected is None or selected.gone or selected.deaf else selected
+
+    @property
+    def hears_others(self) -> bool:
+        """Whether it hears of messages in mailboxes that are not selected."""
+        return self.watching is not None and self.watching.hears_others
 
     @property
     def account_id(self) -> int:
@@ -170,6 +186,18 @@ class Session:
         if self.selected is not None:
             self.selected.start_uidonly()
 
+    def watch(self, watching: Watching | None) -> None:
+        """From now on hear what this says."""
+        self.watching = watching
+        self.pending_views.clear()
+        if self.selected is not None:
+            self.selected.deaf = self.is_deaf
+
+    @property
+    def is_deaf(self) -> bool:
+        """Whether messages of the selected mailbox, whichever it is, are not told."""
+        return self.watching is not None and not self.watching.hears_selected
+
     def forget_login(self) -> None:
         """Be as after the greeting: nothing of the account, nothing that was enabled (RFC 8437 3).
 
@@ -179,6 +207,7 @@ class Session:
         self.selected = None
         self.feed_position = 0
         self.pending_events.clear()
+        self.watch(None)
         self.rev2 = self.utf8_accept = self.condstore = self.qresync = self.uidonly = self.metadata = False
 
     # The way to the store.
@@ -193,11 +222,16 @@ class Session:
         Afterwards the session's positions in the change feed are its own change: nothing is lost, nothing of its own is
         told again.
         """
-        account_id, selected, since = self.account_id, self.selected, self.feed_position
+        account_id, selected, since = self.account_id, self.heard_mailbox, self.feed_position
+        others = self.hears_others
 
         def with_what_came_before(tx: AccountTx) -> tuple[Before, T, int]:
-            before = self._before(tx, selected, since)
+            before = self._before(tx, selected, since, others=others)
+            last = tx.state.last_modseq
             outcome = job(tx)
+            if others:
+                tx.flush()
+                before.own_views.extend(reading.changed_mailboxes(account_id, last))
             return before, outcome, tx.state.last_modseq
 
         before, outcome, position = await self.bridge.write(
@@ -205,6 +239,7 @@ class Session:
         )
         if before.events is not None:
             self.pending_events.append(before.events)
+        self._take_views(before)
         self.feed_position = position
         if selected is not None:
             if before.messages is not None:
@@ -213,14 +248,24 @@ class Session:
         self.fresh = True
         return outcome
 
+    def _take_views(self, before: Before) -> None:
+        """What others did to mailboxes is to be told, with what we did to the same ones; else ours is no news."""
+        self.pending_views.update((view.id, view) for view in before.views)
+        for view in before.own_views:
+            if view.id in self.pending_views:
+                self.pending_views[view.id] = view
+            elif self.watching is not None:
+                self.watching.pass_over(view)
+
     @staticmethod
-    def _before(tx: AccountTx, selected: Selected | None, since: int) -> Before:
+    def _before(tx: AccountTx, selected: Selected | None, since: int, *, others: bool) -> Before:
         last = tx.state.last_modseq
         events = changes.events(tx.account_id, since) if last > since else None
         messages = None
-        if selected is not None and not selected.gone and last > selected.position:
+        if selected is not None and last > selected.position:
             messages = changes.mailbox_changes(selected.mailbox_id, selected.position)
-        return Before(events, messages)
+        views = reading.changed_mailboxes(tx.account_id, since) if others and last > since else []
+        return Before(events, messages, views)
 
     async def change_mailbox(self, job: Callable[[AccountTx, Mailbox], T]) -> T:
         """Commit a change to the selected mailbox. Raises Refused where it is open read-only, MailboxGone."""
@@ -236,7 +281,7 @@ class Session:
     async def tell_arrived(self, mailbox_id: int, uids: Sequence[int], modseq: int, keywords: Sequence[str]) -> None:
         """Tell of messages that a change of ours put into a mailbox, if it is the selected one; first what waits."""
         await self.tell_pending()
-        selected = self.selected
+        selected = self.heard_mailbox
         if selected is None or selected.mailbox_id != mailbox_id:
             return
         selected.changed_by_us(modseq, keywords)

@@ -185,10 +185,20 @@ def mailboxes(account_id: int) -> Listing:
     """All live mailboxes and subscriptions of an account, in one snapshot."""
     with db.read():
         rows = list(Mailbox.objects.filter(account_id=account_id, expunged=False))
-        subscribed = frozenset(Subscription.objects.filter(account_id=account_id).values_list("name", flat=True))
+        names = subscribed(account_id)
         modseq = AccountState.objects.values_list("last_modseq", flat=True).get(pk=account_id)
     # Sorted here by code point: the collations of databases differ.
-    return Listing(sorted(map(_view, rows), key=lambda view: view.name), subscribed, modseq)
+    return Listing(sorted(map(_view, rows), key=lambda view: view.name), names, modseq)
+
+
+def changed_mailboxes(account_id: int, since: int) -> list[MailboxView]:
+    """The live mailboxes that something in was changed after ``since``."""
+    return [_view(row) for row in Mailbox.objects.filter(account_id=account_id, modseq__gt=since, expunged=False)]
+
+
+def subscribed(account_id: int) -> frozenset[str]:
+    """The names that an account is subscribed to."""
+    return frozenset(Subscription.objects.filter(account_id=account_id).values_list("name", flat=True))
 
 
 def newest(account_id: int, mailbox_id: int, count: int) -> list[MessageHead]:
