@@ -65,6 +65,7 @@ class Environment:
     worker_concurrency: int
     imap_threads: int
     blob_inline_max: int
+    import_max: int
     smtp_idle_timeout: timedelta
     smtp_data_timeout: timedelta
     smtp_bad_client_delay: timedelta
@@ -211,6 +212,7 @@ class _Reader:
             worker_concurrency=self.number("MOX_WORKER_CONCURRENCY", min(4, cpus), minimum=1),
             imap_threads=self.number("MOX_IMAP_THREADS", 8, minimum=1),
             blob_inline_max=self.number("MOX_BLOB_INLINE_MAX", 65536),
+            import_max=self.number("MOX_IMPORT_MAX", 20 << 30),
             smtp_idle_timeout=self.duration("MOX_SMTP_IDLE_TIMEOUT", "30s"),
             smtp_data_timeout=self.duration("MOX_SMTP_DATA_TIMEOUT", "30m"),
             smtp_bad_client_delay=self.duration("MOX_SMTP_BAD_CLIENT_DELAY", "1s"),

@@ -154,6 +154,7 @@ CELERY_BEAT_SCHEDULE = {
     "store-text": {"task": "store.text", "schedule": 5.0, "options": {"expires": 5}},
     "store-erase": {"task": "store.erase", "schedule": 300.0, "options": {"expires": 300}},
     "store-collect-blobs": {"task": "store.collect_blobs", "schedule": 3600.0, "options": {"expires": 3600}},
+    "store-import": {"task": "store.import", "schedule": 15.0, "options": {"expires": 15}},
     "store-tidy": {"task": "store.tidy", "schedule": 86400.0, "options": {"expires": 3600}},
     "queue-dispatch": {"task": "queue.dispatch", "schedule": 15.0, "options": {"expires": 15}},
     "queue-measure": {"task": "queue.measure", "schedule": 15.0, "options": {"expires": 15}},
@@ -165,5 +166,6 @@ CELERY_BEAT_SCHEDULE = {
 MOX_CACHE_URL = MOX.cache_url
 MOX_RECEIVED_ID_KEY = MOX.received_id_key
 MOX_BLOB_INLINE_MAX = MOX.blob_inline_max
+MOX_IMPORT_MAX = MOX.import_max
 MOX_PEDANTIC = MOX.pedantic
 MOX_FAULT = MOX.fault

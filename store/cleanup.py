@@ -22,7 +22,7 @@ from server.models import ServerSettings
 from . import index, rejects
 from .db import write_tx
 from .models import AccountState, Blob, ChangeEvent, Message
-from .storage import TEMPORARY
+from .storage import TEMPORARY, UPLOADS
 
 log = logging.getLogger(__name__)
 
@@ -106,6 +106,8 @@ def _collect_files(before: datetime) -> int:
     for directory in sorted(root.iterdir()):
         if not directory.is_dir():
             continue
+        if directory.name == UPLOADS:
+            continue  # they go with their import
         if directory.name == TEMPORARY:
             removed += _remove_old(directory, time.time() - TEMPORARY_KEPT.total_seconds())
             continue

@@ -202,7 +202,7 @@ def add(tx: AccountTx, mailbox: Mailbox, new: NewMessage, blob_id: int | None = 
         )
     if mailbox.special_sent:
         recipients.add(tx, message_id, new.envelope, received)
-    _merge_keywords(tx, mailbox, new.flags.keywords)
+    merge_keywords(tx, mailbox, new.flags.keywords)
     counts = Counts()
     counts.add(seen=bool(bits & SEEN), deleted=bool(bits & DELETED), size=new.size)
     tx.count(mailbox, counts)
@@ -265,7 +265,7 @@ def set_flags(
             for chunk in chunks(ids):
                 Message.objects.filter(pk__in=chunk).update(**values)
         if mode is not FlagMode.REMOVE:
-            _merge_keywords(tx, mailbox, new.keywords)
+            merge_keywords(tx, mailbox, new.keywords)
         tx.count(mailbox, counts)
     return FlagResult(rows, modified, [uid for uid in uids if uid not in found])
 
@@ -431,7 +431,7 @@ def _copied(destination: Mailbox, targets: list[Target], first: int, modseq: int
 
 
 def _arrived(tx: AccountTx, mailbox: Mailbox, targets: list[Target]) -> None:
-    _merge_keywords(tx, mailbox, {word for column in {t.keywords for t in targets} for word in column.split()})
+    merge_keywords(tx, mailbox, {word for column in {t.keywords for t in targets} for word in column.split()})
     tx.count(mailbox, _sum(targets, 1))
 
 
@@ -474,7 +474,8 @@ def _changed_columns(mode: FlagMode, new: Flags) -> dict[str, bool]:
     return {column: mode is FlagMode.ADD for column, bit, _ in flags.FLAGS if new.bits & bit}
 
 
-def _merge_keywords(tx: AccountTx, mailbox: Mailbox, keywords: Iterable[str]) -> None:
+def merge_keywords(tx: AccountTx, mailbox: Mailbox, keywords: Iterable[str]) -> None:
+    """Note keywords of messages that come to a mailbox. Raises TooManyKeywords."""
     added = set(keywords).difference(mailbox.keywords)
     if not added:
         return

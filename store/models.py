@@ -155,6 +155,11 @@ def _text(length: int = INDEXED_TEXT_MAX) -> models.CharField[str, str]:
     return models.CharField(max_length=length, blank=True, default="")
 
 
+def _reputation(column: str, name: str) -> models.Index:
+    """An index of what is known; much mail is appended and imported, of which nothing is. Queries say ``!= ""`` too."""
+    return models.Index(fields=["account", column, "received"], condition=~Q(**{column: ""}), name=name)
+
+
 def _validation() -> models.PositiveSmallIntegerField[int, int]:
     return models.PositiveSmallIntegerField(choices=Validation.choices, default=Validation.UNKNOWN)
 
@@ -257,13 +262,13 @@ class Message(models.Model):
                 name="message_by_subject",
             ),
             models.Index(fields=["account", "thread_id"], name="message_by_thread"),
-            models.Index(fields=["account", "remote_ip_masked1", "received"], name="message_rep_ip1"),
-            models.Index(fields=["account", "remote_ip_masked2", "received"], name="message_rep_ip2"),
-            models.Index(fields=["account", "remote_ip_masked3", "received"], name="message_rep_ip3"),
-            models.Index(fields=["account", "ehlo_domain", "received"], name="message_rep_ehlo"),
-            models.Index(fields=["account", "mail_from_domain", "received"], name="message_rep_mailfrom"),
-            models.Index(fields=["account", "msg_from_domain", "received"], name="message_rep_msgfrom"),
-            models.Index(fields=["account", "msg_from_org_domain", "received"], name="message_rep_orgdomain"),
+            _reputation("remote_ip_masked1", "message_rep_ip1"),
+            _reputation("remote_ip_masked2", "message_rep_ip2"),
+            _reputation("remote_ip_masked3", "message_rep_ip3"),
+            _reputation("ehlo_domain", "message_rep_ehlo"),
+            _reputation("mail_from_domain", "message_rep_mailfrom"),
+            _reputation("msg_from_domain", "message_rep_msgfrom"),
+            _reputation("msg_from_org_domain", "message_rep_orgdomain"),
             models.Index(fields=["mailbox"], condition=Q(expunged=False, seen=False), name="message_unread"),
             models.Index(fields=["mailbox"], condition=Q(expunged=False, deleted=True), name="message_deleted"),
             models.Index(fields=["expunged_at"], condition=Q(expunged=True, erased=False), name="message_to_erase"),
@@ -407,3 +412,131 @@ class ChangeEvent(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} at {self.modseq}"
+
+
+class ImportJob(models.Model):
+    """An import into an account: how far it is, and what it met. Nothing of it is visible before it is done."""
+
+    class State(models.TextChoices):
+        UPLOADING = "uploading"
+        RUNNING = "running"
+        DONE = "done"
+        ABORTED = "aborted"
+
+    class Format(models.TextChoices):
+        ARCHIVE = "archive", "zip, gzipped tar or tar"
+        MAILDIR = "maildir"
+        MBOX = "mbox"
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="imports")
+    token = models.CharField(max_length=32, unique=True, help_text="What a page names it by.")
+    state = models.CharField(max_length=9, choices=State.choices)
+    completing = models.BooleanField(default=False, help_text="Its one transaction may have begun: no abort any more.")
+    format = models.CharField(max_length=7, choices=Format.choices, default=Format.ARCHIVE)
+    source = models.TextField(help_text="Name in STORAGES['messages'], or a path on ``node``; empty once removed.")
+    node = models.CharField(max_length=255, blank=True, default="", help_text="Empty: the source was uploaded.")
+    mailbox = models.CharField(max_length=1000, blank=True, default="", help_text="For a Maildir or mbox.")
+    skip_mailbox_prefix = models.CharField(max_length=1000, blank=True, default="")
+    step = models.CharField(max_length=64, blank=True, default="", help_text="What it does now, for people.")
+    position = models.JSONField(null=True, help_text="Member and number in it of what was read last.")
+    read_whole = models.BooleanField(default=False, help_text="All of the source is staged.")
+    messages = models.PositiveIntegerField(default=0, help_text="Staged so far.")
+    size = models.BigIntegerField(default=0, help_text="Bytes of them.")
+    problems = models.JSONField(default=list, help_text="Texts, of the first 1000.")
+    problem_count = models.PositiveIntegerField(default=0)
+    error = models.TextField(blank=True, default="", help_text="Why it was aborted, if not on request.")
+    lease_token = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(help_text="Afterwards another worker may go on with it.")
+    tries = models.PositiveSmallIntegerField(default=0, help_text="Workers that took it up since it last got on.")
+    created = models.DateTimeField()
+    finished = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account"], condition=Q(state__in=("uploading", "running")), name="import_one_per_account"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return f"import {self.token} ({self.state})"
+
+
+class ImportMailbox(models.Model):
+    """A mailbox that an import brings, and how many messages; the page shows these counts until the job is dropped."""
+
+    job = models.ForeignKey(ImportJob, on_delete=models.CASCADE, related_name="mailboxes", db_index=False)
+    name = models.CharField(max_length=1000)
+    messages = models.PositiveIntegerField(default=0)
+    letters = models.JSONField(default=dict, help_text="Words of its dovecot-keywords by letter.")
+    keywords = models.JSONField(default=list, help_text="Sorted; those of its messages.")
+    target_id = models.BigIntegerField(null=True, help_text="The mailbox that it became.")
+    first_uid = models.BigIntegerField(null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["job", "name"], name="import_mailbox_once")]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class ImportItem(models.Model):
+    """A message that an import has read: columns of a Message that will be, under names that are the same there."""
+
+    job = models.ForeignKey(ImportJob, on_delete=models.CASCADE, related_name="items", db_index=False)
+    seq = models.PositiveIntegerField(help_text="Order in the import, from 0 without gaps.")
+    mailbox = models.ForeignKey(ImportMailbox, on_delete=models.CASCADE, related_name="items")
+    number = models.PositiveIntegerField(help_text="Order in its mailbox, from 0 without gaps.")
+    message_pk = models.BigIntegerField(help_text="The id that the message will have.")
+    letters = models.CharField(max_length=26, blank=True, default="", help_text="Keywords of a Maildir's file name.")
+    referenced_ids = models.JSONField(default=list, help_text="Message-IDs, nearest first.")
+    is_response = models.BooleanField(default=False, help_text="Its subject is that of an answer.")
+
+    blob = models.ForeignKey(Blob, on_delete=models.PROTECT, related_name="import_items")
+    prefix = models.BinaryField(default=bytes)
+    size = models.BigIntegerField()
+    received = models.DateTimeField()
+    received_offset = models.SmallIntegerField(default=0)
+    seen = models.BooleanField(default=False)
+    answered = models.BooleanField(default=False)
+    flagged = models.BooleanField(default=False)
+    forwarded = models.BooleanField(default=False)
+    junk = models.BooleanField(default=False)
+    notjunk = models.BooleanField(default=False)
+    deleted = models.BooleanField(default=False)
+    draft = models.BooleanField(default=False)
+    phishing = models.BooleanField(default=False)
+    mdnsent = models.BooleanField(default=False)
+    keywords = models.TextField(blank=True, default="")
+    is_dsn = models.BooleanField(default=False)
+    message_id = _text()
+    subject_base = _text()
+    thread_id = models.BigIntegerField()
+    thread_parent_ids = models.JSONField(default=list)
+    thread_missing_link = models.BooleanField(default=False)
+    thread_muted = models.BooleanField(default=False)
+    thread_collapsed = models.BooleanField(default=False)
+    preview = models.CharField(max_length=256, null=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["job", "seq"], name="import_item_order")]
+        indexes = [
+            models.Index(fields=["job", "message_id"], name="import_item_by_message_id"),
+            models.Index(fields=["job", "subject_base", "received"], name="import_item_by_subject"),
+        ]
+
+    def __str__(self) -> str:
+        return f"message {self.seq} of import {self.job_id}"
+
+
+class ImportRecipient(models.Model):
+    """An address that a message on its way to a Sent mailbox was written to: a Recipient that will be."""
+
+    item = models.ForeignKey(ImportItem, on_delete=models.CASCADE, related_name="recipients")
+    localpart = models.CharField(max_length=INDEXED_TEXT_MAX)
+    domain = models.CharField(max_length=255)
+    org_domain = models.CharField(max_length=255)
+    sent = models.DateTimeField()
+
+    def __str__(self) -> str:
+        return f"{self.localpart}@{self.domain}"

@@ -22,7 +22,7 @@ from server import db
 
 from . import content
 from .errors import ContentError
-from .models import Blob, Message
+from .models import Blob, ImportItem, Message
 from .rows import update_where
 from .targets import uid_conditions
 
@@ -108,6 +108,7 @@ def store(previews: Iterable[tuple[int, str]]) -> None:
     """Give all messages of these contents their preview, as (blob id, preview), inside a transaction."""
     for blob_id, text in previews:
         update_where(Message, {"preview": text}, {"blob_id": blob_id})
+        update_where(ImportItem, {"preview": text}, {"blob_id": blob_id})
 
 
 def _make(blob_ids: set[int]) -> dict[int, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from datetime import datetime
+from typing import Any
 
 from protocols.message import Envelope, clean_text, index_text
 from protocols.names import BadDomain, parse_domain
@@ -16,8 +17,8 @@ from .targets import chunks
 
 def add(tx: AccountTx, message_id: int, envelope: Envelope | None, received: datetime) -> None:
     """Keep the recipients of a message that was put into a mailbox with the use Sent."""
-    if envelope is not None:
-        Recipient.objects.bulk_create(_recipients(tx, message_id, envelope, received))
+    found = addresses(envelope, received)
+    Recipient.objects.bulk_create(Recipient(account_id=tx.account_id, message_id=message_id, **each) for each in found)
 
 
 def copy(destination: Mailbox, uid_of: dict[int, int]) -> None:
@@ -35,7 +36,10 @@ def copy(destination: Mailbox, uid_of: dict[int, int]) -> None:
         Recipient.objects.bulk_create(originals)
 
 
-def _recipients(tx: AccountTx, message_id: int, envelope: Envelope, received: datetime) -> Iterator[Recipient]:
+def addresses(envelope: Envelope | None, received: datetime) -> Iterator[dict[str, Any]]:
+    """The columns of Recipient that an envelope fills: whom a message was written to, each once, and when."""
+    if envelope is None:
+        return
     sent = envelope.parsed_date or received
     seen: set[tuple[str, str]] = set()
     for address in (*envelope.to, *envelope.cc, *envelope.bcc):
@@ -47,11 +51,5 @@ def _recipients(tx: AccountTx, message_id: int, envelope: Envelope, received: da
         if not localpart or (localpart, domain.ascii) in seen:
             continue
         seen.add((localpart, domain.ascii))
-        yield Recipient(
-            account_id=tx.account_id,
-            message_id=message_id,
-            localpart=localpart,
-            domain=domain.ascii,
-            org_domain=organizational_domain(domain).ascii,
-            sent=sent,
-        )
+        org_domain = organizational_domain(domain).ascii
+        yield {"localpart": localpart, "domain": domain.ascii, "org_domain": org_domain, "sent": sent}

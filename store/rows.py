@@ -86,6 +86,19 @@ def delete_where(model: type[Model], conditions: Mapping[str, Any]) -> list[int]
     return [row[0] for row in run(sql, _condition_params(prepare, conditions))]
 
 
+def reserve_ids(model: type[Model], count: int) -> list[int]:
+    """Ids that rows of this model will never get by themselves, ascending; inside of a transaction."""
+    table = model._meta.db_table
+    if connection.vendor == "postgresql":
+        sequence = f"pg_get_serial_sequence('{table}', 'id')"
+        return sorted(row[0] for row in run(f"SELECT nextval({sequence}) FROM generate_series(1, %s)", [count]))  # noqa: S608 # a constant
+    found = run("UPDATE sqlite_sequence SET seq = seq + %s WHERE name = %s RETURNING seq", [count, table])
+    if not found:  # the table never had a row
+        found = run("INSERT INTO sqlite_sequence (name, seq) VALUES (%s, %s) RETURNING seq", [table, count])
+    last: int = found[0][0]
+    return list(range(last - count + 1, last + 1))
+
+
 def _params(prepare: _Prepare, values: Mapping[str, Any]) -> list[Any]:
     database = connections[DEFAULT_DB_ALIAS]
     return [value if p is None else p(value, database) for p, value in zip(prepare, values.values(), strict=True)]

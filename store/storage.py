@@ -14,6 +14,7 @@ FILE_MODE: Final = 0o640
 DIRECTORY_MODE: Final = 0o750
 CHUNK: Final = 256 * 1024  # bytes per read and write
 TEMPORARY: Final = "tmp"  # files here are not content yet; a crash leaves them behind
+UPLOADS: Final = "imports"  # files here are archives that are to be imported
 _NAME_ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz0123456789"
 
 

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from celery import shared_task
+from celery.signals import worker_shutting_down
 
 from . import cleanup, index, text
+from .imports import jobs, work
 
 
 @shared_task(name="store.text")
@@ -31,3 +35,14 @@ def collect_blobs() -> int:
 def tidy() -> None:
     """Drop old events and tombstones."""
     cleanup.tidy()
+
+
+@shared_task(name="store.import")
+def work_on_imports() -> int:
+    """Work on imports that wait for a worker, and tidy up after those that are over."""
+    return work.work_on_due()
+
+
+@worker_shutting_down.connect
+def _stop(**kwargs: Any) -> None:
+    jobs.stop()

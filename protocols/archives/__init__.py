@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .entries import Content, Kind, Member
+from .entries import Content, Kind, Member, Seekable
 from .errors import ArchiveError
 from .gzipstream import compressed
 from .opening import members
@@ -16,6 +16,7 @@ __all__ = [
     "Content",
     "Kind",
     "Member",
+    "Seekable",
     "TarWriter",
     "ZipWriter",
     "compressed",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import io
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final, Protocol
@@ -18,6 +19,12 @@ class Content(Protocol):
     """The bytes of a member, in order; nothing more than `read`, which gives b"" at the end."""
 
     def read(self, length: int, /) -> bytes: ...
+
+
+class Seekable(Content, Protocol):
+    """A file that an archive is in: a binary file, or what stands for one."""
+
+    def seek(self, position: int, whence: int = io.SEEK_SET, /) -> int: ...
 
 
 class Kind(enum.Enum):

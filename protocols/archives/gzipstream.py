@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import zlib
 from collections.abc import Iterable, Iterator
-from typing import IO, Final
+from typing import Final
 
-from .entries import BLOCK, Meter
+from .entries import BLOCK, Meter, Seekable
 from .errors import ArchiveError
 
 _GZIP: Final = 31  # zlib's number for a gzip header and trailer around the data
@@ -25,7 +26,7 @@ def compressed(blocks: Iterable[bytes]) -> Iterator[bytes]:
 class GzipReader:
     """The content of a gzip file, whose members follow each other; at most ``length`` bytes are unpacked at once."""
 
-    def __init__(self, file: IO[bytes], meter: Meter) -> None:
+    def __init__(self, file: Seekable, meter: Meter) -> None:
         self._file = file
         self._meter = meter
         self._decompressor = zlib.decompressobj(wbits=_GZIP)
@@ -56,5 +57,5 @@ class GzipReader:
             self._ended = True
             return False
         self._decompressor = zlib.decompressobj(wbits=_GZIP)
-        self._file.seek(-len(rest), 1)
+        self._file.seek(-len(rest), io.SEEK_CUR)
         return True

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator
-from typing import IO, Final
+from typing import Final
 
-from .entries import Member, Meter
+from .entries import Member, Meter, Seekable
 from .errors import ArchiveError
 from .gzipstream import GzipReader
 from .tarformat import read_tar
@@ -15,7 +15,7 @@ from .zipformat import read_zip
 _USTAR_AT: Final = 257
 
 
-def members(file: IO[bytes]) -> Iterator[Member]:
+def members(file: Seekable) -> Iterator[Member]:
     """The members of a zip, a gzipped tar or a tar, in order; ``file`` is seekable, and its position is moved.
 
     Raises ArchiveError, also after some members, for what is damaged, cut off, or unpacks to over 1 GiB and more than

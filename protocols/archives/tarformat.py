@@ -180,7 +180,10 @@ def _modified(extended: dict[str, bytes], header: bytes) -> datetime | None:
 
 
 class TarWriter:
-    """Makes a tar: each method gives the bytes that come next."""
+    """Makes a tar: each method gives the bytes that come next. Temporary files are put into ``directory``."""
+
+    def __init__(self, directory: str | None = None) -> None:
+        self._directory = directory
 
     def directory(self, name: str, modified: datetime) -> Iterator[bytes]:
         info = TarInfo(name)
@@ -194,7 +197,7 @@ class TarWriter:
         if size is not None:
             yield from self._sized(name, modified, content, size)
             return
-        with tempfile.SpooledTemporaryFile(max_size=SPOOL_MAX) as spool:
+        with tempfile.SpooledTemporaryFile(max_size=SPOOL_MAX, dir=self._directory) as spool:
             for block in content:
                 spool.write(block)
             size = spool.tell()

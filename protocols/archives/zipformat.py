@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import IO, Final
 
-from .entries import BLOCK, NO_CONTENT, Kind, Member, Meter, decoded_name
+from .entries import BLOCK, NO_CONTENT, Kind, Member, Meter, Seekable, decoded_name
 from .errors import ArchiveError
 
 # Sections 4.3.7, 4.3.12, 4.3.16, 4.3.14 and 4.3.15 of APPNOTE.
@@ -55,7 +55,7 @@ class _Entry:
     modified: datetime | None
 
 
-def read_zip(file: IO[bytes], meter: Meter) -> Iterator[Member]:
+def read_zip(file: Seekable, meter: Meter) -> Iterator[Member]:
     """The members in the order of the central directory. Raises ArchiveError."""
     file_size = file.seek(0, io.SEEK_END)
     position, end, shift = _directory(file, file_size)
@@ -70,7 +70,7 @@ def read_zip(file: IO[bytes], meter: Meter) -> Iterator[Member]:
         yield Member(number, name, kind, entry.modified, content, problem)
 
 
-def _directory(file: IO[bytes], file_size: int) -> tuple[int, int, int]:
+def _directory(file: Seekable, file_size: int) -> tuple[int, int, int]:
     """Where the central directory starts and ends, and how much stands before the archive in the file."""
     tail_size = min(file_size, _END.size + _COMMENT_MAX)
     file.seek(file_size - tail_size)
@@ -95,7 +95,7 @@ def _directory(file: IO[bytes], file_size: int) -> tuple[int, int, int]:
     return end - size, end, shift
 
 
-def _entry(file: IO[bytes], position: int, end: int) -> tuple[_Entry, int]:
+def _entry(file: Seekable, position: int, end: int) -> tuple[_Entry, int]:
     file.seek(position)
     fixed = file.read(_CENTRAL.size)
     if len(fixed) < _CENTRAL.size or position + _CENTRAL.size > end or fixed[:4] != b"PK\x01\x02":
@@ -164,7 +164,7 @@ def _kind(entry: _Entry, name: str) -> tuple[Kind, str]:
 class _MemberContent:
     """A member, unpacked. Its checksum and size are compared at its end."""
 
-    def __init__(self, file: IO[bytes], entry: _Entry, shift: int, file_size: int, meter: Meter) -> None:
+    def __init__(self, file: Seekable, entry: _Entry, shift: int, file_size: int, meter: Meter) -> None:
         self._file = file
         self._entry = entry
         self._meter = meter
@@ -232,8 +232,9 @@ class _MemberContent:
 class ZipWriter:
     """Makes a zip: each method gives the bytes that come next. The list of members waits in a temporary file."""
 
-    def __init__(self) -> None:
-        self._list: IO[bytes] = tempfile.SpooledTemporaryFile(max_size=_SPOOL_MAX)  # noqa: SIM115 # lives as long as we
+    def __init__(self, directory: str | None = None) -> None:
+        spool = tempfile.SpooledTemporaryFile(max_size=_SPOOL_MAX, dir=directory)  # noqa: SIM115 # lives as long as we
+        self._list: IO[bytes] = spool
         self._count = 0
         self._offset = 0
 
