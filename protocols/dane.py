@@ -1,7 +1,7 @@
 """DANE for SMTP (RFC 6698, 7671, 7672): certificates that a domain vouches for in DNS, in place of authorities.
 
     found = await gather_tlsa(resolver, host, expanded_host, expanded_authentic)
-    if found.records: ... tls = TLSPolicy(REQUIRED, sni=found.base_domain.ascii, checks=(DANE(found.records, names),))
+    result = verify(found.records, peer_chain(ssl_object), [found.base_domain, recipient_domain])
 
 Whether the addresses and the MX records that have led to a host are authentic, too, is for the caller to see to.
 """

@@ -1,7 +1,7 @@
 """Maildir: what the names of its files say, and Dovecot's file that names the letters of keywords.
 
 name = parse_name("1709629872.5.mox:2,FSa")      # delivered 2024-03-05, \\Flagged and \\Seen, letter a
-format_name(received, "5.mox", ["\\Seen"], "a")   # "1709629872.5.mox:2,Sa"
+format_name(received, "5.mox", ["\\\\Seen"], "a")   # "1709629872.5.mox:2,Sa"
 """
 
 from __future__ import annotations

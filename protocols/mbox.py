@@ -1,7 +1,7 @@
 """Mbox files (RFC 4155, in the form mboxrd): messages one after the other, their flags in header fields.
 
     for message in read_mbox(file, size_max): ...
-    file.writelines(write_message(blocks, "ada@example.org", received, ["\\Seen"]))
+    file.writelines(write_message(blocks, "ada@example.org", received, ["\\\\Seen"]))
 
 Both sides take any bytes. Lines end in LF in what is written, in LF or CRLF in what is read.
 """
