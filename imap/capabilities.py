@@ -44,7 +44,7 @@ _FIRST_RELEASE: Final = (
     "PREVIEW",
     "INPROGRESS",
 )
-_SECOND_WAVE: Final = ("METADATA", "LIST-METADATA", "NOTIFY", "UIDONLY")
+_SECOND_WAVE: Final = ("METADATA", "LIST-METADATA", "NOTIFY", "MULTISEARCH", "UIDONLY")
 _BEYOND: Final = ("UNAUTHENTICATE",)
 BASE: Final = (*_FIRST_RELEASE, *_SECOND_WAVE, *_BEYOND)
 COMPRESS: Final = "COMPRESS=DEFLATE"  # offered to who is logged in, and does not compress yet

@@ -32,7 +32,9 @@ async def notify(session: Session, arguments: NotifyArguments) -> Done:
         watching.begin(listing.views)
         if arguments.status:
             selected_id = None if session.selected is None else session.selected.mailbox_id
-            session.send_lines(watching.status_of_all(listing.views, surroundings, selected_id, utf8=session.utf8))
+            session.send_lines(
+                await session.call(watching.status_of_all, listing.views, surroundings, selected_id, utf8=session.utf8)
+            )
     session.watch(watching)
     return Done()
 

@@ -12,7 +12,7 @@ from store.search import Page, Query
 
 from .answers import Bad, Done, Refused
 from .progress import Progress
-from .searchargs import CHARSETS, SearchArguments, has_message_numbers, resolved
+from .searchargs import CHARSETS, Place, SearchArguments, has_message_numbers, resolved
 from .session import Session
 from .sets import compact
 
@@ -20,7 +20,7 @@ NUMBERS_PER_LINE: Final = 100  # of an untagged SEARCH
 
 
 @dataclass(slots=True)
-class _Found:
+class Found:
     """The matches: UIDs ascending, and the highest modification sequence among them."""
 
     uids: array[int] = field(default_factory=lambda: array("I"))
@@ -44,17 +44,13 @@ async def search(session: Session, arguments: SearchArguments) -> Done:
         if has_message_numbers(arguments.key):
             raise Bad("message numbers after ENABLE UIDONLY", "UIDREQUIRED")  # RFC 9586 3.5
         await session.known_uids()
-    query = await session.call(resolved, arguments.key, selected)
+    place = Place.of_selected(selected)
+    query = await session.call(resolved, arguments.key, place)
     if returned is None and session.rev2:
         returned = frozenset({"ALL"})
     if saves:
         selected.saved = array("I")  # as above, until the matches are known
-    if returned is not None and returned & {"MIN", "MAX"} and not returned & {"ALL", "COUNT"}:
-        found = await _ends(session, query, returned)
-    else:
-        found = _Found()
-        async for page in _pages(session, query):
-            found.add(page)
+    found = await find(session, place, query, returned)
     if saves:
         selected.saved = found.uids
     with_modseq = arguments.has_modseq and bool(found.uids)
@@ -62,22 +58,32 @@ async def search(session: Session, arguments: SearchArguments) -> Done:
     if returned is None:
         session.send(_search_lines(numbers, found.modseq if with_modseq else 0))
     elif returned != {"SAVE"}:
-        line = _esearch_line(session.tag, numbers, returned, is_uid=arguments.is_uid)
-        session.send(line + (b" MODSEQ %d\r\n" % found.modseq if with_modseq else b"\r\n"))
+        line = b'* ESEARCH (TAG "%b")' % session.tag + (b" UID" if arguments.is_uid else b"")
+        line += result(numbers, returned, found.modseq if with_modseq else 0)
+        session.send(line + b"\r\n")
     if await session.call(engine.lost_since, selected.mailbox_id, selected.position):
         return Done(code=b"EXPUNGEISSUED", text=b"some messages no longer exist")
     return Done()
 
 
+async def find(session: Session, place: Place, query: Query, returned: frozenset[str] | None) -> Found:
+    """The matches in a mailbox, as far as they are needed for what is to be returned."""
+    if returned is not None and returned & {"MIN", "MAX"} and not returned & {"ALL", "COUNT"}:
+        return await _ends(session, place, query, returned)
+    found = Found()
+    async for page in _pages(session, place, query):
+        found.add(page)
+    return found
+
+
 class _pages:
     """The pages of a search, each read in a thread when it is asked for; the client hears of long ones."""
 
-    def __init__(self, session: Session, query: Query, *, descending: bool = False) -> None:
-        selected = session.the_selected()
+    def __init__(self, session: Session, place: Place, query: Query, *, descending: bool = False) -> None:
         self._session = session
-        self._progress = Progress(session, len(selected.uids))
+        self._progress = Progress(session, len(place.uids))
         self._scanned = 0
-        self._pages: Iterator[Page] = engine.search(selected.mailbox_id, query, selected.uids, descending=descending)
+        self._pages: Iterator[Page] = engine.search(place.mailbox_id, query, place.uids, descending=descending)
 
     def __aiter__(self) -> _pages:
         return self
@@ -90,18 +96,18 @@ class _pages:
         return page
 
 
-async def _ends(session: Session, query: Query, returned: frozenset[str]) -> _Found:
+async def _ends(session: Session, place: Place, query: Query, returned: frozenset[str]) -> Found:
     """Only the first and the last match are wanted: look from each side until there is one."""
-    found = _Found()
+    found = Found()
     if "MIN" in returned:
-        async for page in _pages(session, query):
+        async for page in _pages(session, place, query):
             if page.matches:
                 found.add(Page(page.scanned, page.matches[:1]))
                 break
         if not found.uids:
             return found
     if "MAX" in returned:
-        async for page in _pages(session, query, descending=True):
+        async for page in _pages(session, place, query, descending=True):
             if page.matches:
                 if not found.uids or page.matches[-1].uid != found.uids[0]:
                     found.add(Page(page.scanned, page.matches[-1:]))
@@ -124,10 +130,9 @@ def _search_lines(numbers: array[int], modseq: int) -> bytes:
     return b"\r\n".join(lines) + ending
 
 
-def _esearch_line(tag: bytes, numbers: array[int], returned: frozenset[str], *, is_uid: bool) -> bytes:
-    line = b'* ESEARCH (TAG "%b")' % tag
-    if is_uid:
-        line += b" UID"
+def result(numbers: array[int], returned: frozenset[str], modseq: int) -> bytes:
+    """What an ESEARCH response returns of the matches, each item after a space; ``modseq`` 0: none."""
+    line = b""
     if "MIN" in returned and numbers:
         line += b" MIN %d" % numbers[0]
     if "MAX" in returned and numbers:
@@ -136,4 +141,6 @@ def _esearch_line(tag: bytes, numbers: array[int], returned: frozenset[str], *, 
         line += b" COUNT %d" % len(numbers)
     if "ALL" in returned and numbers:
         line += b" ALL " + compact(numbers)
+    if modseq:
+        line += b" MODSEQ %d" % modseq
     return line

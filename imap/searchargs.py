@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from array import array
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Final
+from typing import Final, Self
 
 from store.errors import BadFlag
 from store.flags import ANSWERED, DELETED, DRAFT, FLAGGED, SEEN, parse_words
@@ -33,7 +34,7 @@ from store.search import (
 )
 
 from .selected import Selected
-from .sets import SequenceSet
+from .sets import Range, SequenceSet
 from .syntax import NUMBER64_MAX, Parser
 
 NESTING_MAX: Final = 50
@@ -260,25 +261,38 @@ def has_message_numbers(key: Key) -> bool:
     return False
 
 
-def resolved(key: Key, selected: Selected) -> Query:
-    """The key as a query, numbers replaced by the UIDs that they mean in a session."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A mailbox to search, and what numbers mean there: all UIDs, ascending, and those that ``$`` stands for."""
+
+    mailbox_id: int
+    uids: array[int]
+    saved: tuple[Range, ...] = ()
+
+    @classmethod
+    def of_selected(cls, selected: Selected) -> Self:
+        return cls(selected.mailbox_id, selected.uids, tuple(selected.saved_ranges()))
+
+
+def resolved(key: Key, place: Place) -> Query:
+    """The key as a query, numbers replaced by the UIDs that they mean in a mailbox."""
     match key:
         case Numbers(numbers, is_uid):
-            return _uids(numbers, selected, is_uid=is_uid)
+            return _uids(numbers, place, is_uid=is_uid)
         case And(terms):
-            return And(tuple(resolved(term, selected) for term in terms))
+            return And(tuple(resolved(term, place) for term in terms))
         case Or(terms):
-            return Or(tuple(resolved(term, selected) for term in terms))
+            return Or(tuple(resolved(term, place) for term in terms))
         case Not(term):
-            return Not(resolved(term, selected))
+            return Not(resolved(term, place))
     return key
 
 
-def _uids(numbers: SequenceSet, selected: Selected, *, is_uid: bool) -> Query:
+def _uids(numbers: SequenceSet, place: Place, *, is_uid: bool) -> Query:
     if numbers.saved:
-        ranges = selected.saved_ranges()
+        ranges = list(place.saved)
     elif is_uid:
-        ranges = numbers.resolved(selected.uids[-1]) if selected.uids else []
+        ranges = numbers.resolved(place.uids[-1]) if place.uids else []
     else:
-        ranges = numbers.uid_ranges_by_number(selected.uids)
+        ranges = numbers.uid_ranges_by_number(place.uids)
     return Uid(uid_ranges(ranges)) if ranges else NOTHING

@@ -97,8 +97,9 @@ class Watching:
 
     def status_of_all(
         self, views: Sequence[MailboxView], surroundings: Surroundings, selected_id: int | None, *, utf8: bool
-    ) -> Iterator[bytes]:
+    ) -> list[bytes]:
         """The STATUS lines that NOTIFY SET STATUS begins with (RFC 5465 3.1)."""
+        lines: list[bytes] = []
         for view in views:
             wanted = self._events(view.name, surroundings) & MESSAGE_EVENTS
             if view.id == selected_id or not wanted:
@@ -106,7 +107,8 @@ class Watching:
             items = {"MESSAGES", "UIDNEXT", "UIDVALIDITY"}
             if Event.FLAG_CHANGE in wanted:
                 items |= {"UNSEEN", "HIGHESTMODSEQ"}
-            yield _status_line(view, items, utf8=utf8)
+            lines.append(_status_line(view, items, utf8=utf8))
+        return lines
 
     def pass_over(self, view: MailboxView) -> None:
         """Changes that the client made itself are no news to it."""

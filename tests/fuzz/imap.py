@@ -83,6 +83,7 @@ SEEDS = [
     b"a UID COPY 1:3 Archive",
     b"a UID EXPUNGE 1:*",
     b"a NOTIFY NONE",
+    b"a ESEARCH IN (MAILBOXES (a {1}\r\nb\r\n) SUBTREE-ONE c SELECTED) RETURN (COUNT) CHARSET UTF-8 UNSEEN 1:3",
     b"a NOTIFY SET STATUS (SELECTED-DELAYED (MessageNew (UID BODY.PEEK[TEXT]) MessageExpunge FlagChange))",
     b"a NOTIFY SET (SUBTREE (a {1}\r\nb\r\n) (MailboxName)) (INBOXES NONE) (PERSONAL (AnnotationChange))",
     b"a GETMETADATA (MAXSIZE 5 DEPTH infinity) Inbox (/private/comment /shared/vendor/x/y)",
