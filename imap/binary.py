@@ -1,6 +1,7 @@
-"""Messages with NUL: parts in binary transfer encoding become base64 when they are stored (RFC 3516 3).
+"""Messages with binary content: parts in binary transfer encoding become base64 when they are stored (RFC 3516 3).
 
-Plain FETCH BODY may not send NUL, and what it sends must not depend on how a client asks.
+Plain FETCH BODY may not send NUL, and what it sends must not depend on how a client asks; and what is no text must not
+have its line ends changed, as is done to those of a message.
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ COPY: Final = 57 * 4096  # bytes encoded at a time: lines of base64 hold 57
 MEMORY_MAX: Final = 1 << 20  # bytes of the encoded message in memory
 
 _BARE_LF: Final = re.compile(rb"(?<!\r)\n")
+_NUL: Final = re.compile(rb"\0")
+_NUL_OR_BARE_LF: Final = re.compile(rb"\0|(?<!\r)\n")
 
 
 class NotEncodable(Exception):
@@ -26,8 +29,8 @@ class NotEncodable(Exception):
 
 
 @contextlib.contextmanager
-def without_nul(message: IO[bytes], temporary_dir: Path) -> Iterator[IO[bytes]]:
-    """The message with its binary parts that hold NUL in base64. Raises NotEncodable."""
+def with_binary_encoded(message: IO[bytes], temporary_dir: Path) -> Iterator[IO[bytes]]:
+    """The message with those binary parts in base64 that would not be kept as they are. Raises NotEncodable."""
     with (
         tempfile.SpooledTemporaryFile(max_size=MEMORY_MAX, dir=str(temporary_dir)) as masked,
         tempfile.SpooledTemporaryFile(max_size=MEMORY_MAX, dir=str(temporary_dir)) as encoded,
@@ -36,7 +39,8 @@ def without_nul(message: IO[bytes], temporary_dir: Path) -> Iterator[IO[bytes]]:
         part, _ = ensure_part(masked)
         position = 0
         for leaf in _binary_leaves(part):
-            if not _has_nul(message, leaf.body_offset, leaf.end_offset):
+            found = _NUL if leaf.is_text else _NUL_OR_BARE_LF
+            if not _holds(message, leaf.body_offset, leaf.end_offset, found):
                 continue
             _copy(message, position, leaf.header_offset, encoded)
             encoded.write(_header_for_base64(_read(message, leaf.header_offset, leaf.body_offset)))
@@ -111,11 +115,13 @@ def _read(source: IO[bytes], start: int, end: int) -> bytes:
     return source.read(end - start)
 
 
-def _has_nul(source: IO[bytes], start: int, end: int) -> bool:
+def _holds(source: IO[bytes], start: int, end: int, pattern: re.Pattern[bytes]) -> bool:
     source.seek(start)
     left = end - start
+    before = b""
     while left > 0 and (block := source.read(min(COPY, left))):
         left -= len(block)
-        if b"\0" in block:
+        if pattern.search(before + block, len(before)):  # which sees a CR at the end of the block before
             return True
+        before = block[-1:]
     return False

@@ -26,7 +26,7 @@ from store.flags import NO_FLAGS, Flags, parse_words
 from store.messages import NewMessage
 
 from .answers import Bad, Bye, Refused, placing_refusal
-from .binary import NotEncodable, without_nul
+from .binary import NotEncodable, with_binary_encoded
 from .session import Session
 from .syntax import BadSyntax, LiteralAnnounced, Parser, announced_literal
 
@@ -147,7 +147,7 @@ class Upload:
             if has_nul and not literal.binary:
                 return Bad("NUL in a literal that is not literal8", whole=True)
             try:
-                blob = await session.call(_prepare, spool, has_nul=has_nul)
+                blob = await session.call(_prepare, spool, binary=literal.binary)
             except NotEncodable as exc:
                 return Refused(str(exc), "UNKNOWN-CTE")
             except StoreError as exc:
@@ -204,11 +204,11 @@ class Upload:
             raise Bad(str(exc), whole=True) from exc
 
 
-def _prepare(spool: IO[bytes], *, has_nul: bool) -> PreparedBlob:
+def _prepare(spool: IO[bytes], *, binary: bool) -> PreparedBlob:
     """Raises NotEncodable, StorageFull."""
-    if not has_nul:
+    if not binary:
         return blobs.prepare(spool, normalize_newlines=True)
-    with without_nul(spool, settings.MOX.temporary_dir) as encoded:
+    with with_binary_encoded(spool, settings.MOX.temporary_dir) as encoded:
         return blobs.prepare(encoded, normalize_newlines=True)
 
 

@@ -236,3 +236,38 @@ def test_with_uidonly_messages_are_replaced_by_uid_alone(imap_user: User) -> Non
     wire.ok("UID REPLACE * Inbox", simple("draft", 4))
     wire.no("UID REPLACE 3 Inbox {5}")
     assert counts(wire) == ["2", "5"]
+
+
+# Binary content (RFC 3516).
+
+
+def append_binary(wire: Wire, content: bytes) -> Answer:
+    wire.send(b"x APPEND Inbox ~{%d+}\r\n%b\r\n" % (len(content), content))
+    return wire.answer("x")
+
+
+def test_binary_parts_come_back_byte_for_byte(imap_user: User) -> None:
+    wire = imap_user.session("Inbox")
+    everything = bytes(range(256)) * 300  # NUL, bare CR and LF
+    without_nul = b"\x01\n\x02\r\x03\r\n" * 10_000
+    part = b"Content-Type: application/octet-stream\r\nContent-Transfer-Encoding: binary\r\n\r\n"
+    content = (
+        b'Subject: mixed\r\nContent-Type: multipart/mixed; boundary="b"\r\n\r\n'
+        b"--b\r\nContent-Transfer-Encoding: binary\r\n\r\nunix\ntext\r\n"
+        b"--b\r\n" + part + everything + b"\r\n--b\r\n" + part + without_nul + b"\r\n--b--\r\n"
+    )
+    assert append_binary(wire, content).status == "OK"
+    items = wire.ok("FETCH 1 (BINARY.PEEK[1] BINARY.PEEK[2] BINARY.PEEK[3] BODY.PEEK[] BINARY.SIZE[3])").fetched()[1]
+    assert items["BINARY[1]"] == b"unix\r\ntext"
+    assert items["BINARY[2]"] == everything
+    assert items["BINARY[3]"] == without_nul
+    assert items["BINARY.SIZE[3]"] == str(len(without_nul))
+    assert items["BODY[]"].count(b"base64") == 2
+    assert b"\0" not in items["BODY[]"]
+
+
+def test_nul_where_it_may_not_be_is_refused(imap_user: User) -> None:
+    wire = imap_user.session("Inbox")
+    for content in (b"Subject: a\0b\r\n\r\ntext\r\n", b"Subject: x\r\n\r\na\0b\r\n"):
+        assert append_binary(wire, content).code == ["UNKNOWN-CTE"]
+    assert counts(wire) == ["0", "1"]

@@ -20,6 +20,7 @@ set imap_pass="{password}"
 set imap_authenticators="cram-md5:login"
 set certificate_file="{certificate}"
 set imap_qresync=yes
+set imap_deflate=yes
 set header_cache="{home}/cache"
 set message_cachedir="{home}/cache"
 set postponed="{home}/postponed"
