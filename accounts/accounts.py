@@ -15,7 +15,7 @@ from server import db
 
 from . import sessions
 from .addresses import POSTMASTER, canonical_address
-from .models import Account, Address, Domain
+from .models import Account, Address, Domain, JunkFilterConfig
 
 ACCOUNT_NAME_MAX: Final = 64  # characters
 REASON_MAX: Final = 256  # characters of the text that refuses a login; SMTP and IMAP have it in a line
@@ -72,6 +72,7 @@ def create_account(name: str, localpart: str, domain: Domain) -> Account:
         if any(other.casefold() == folded for other in Account.objects.values_list("name", flat=True)):
             raise ConfigurationError(f"account name {name} already present, use another (case makes no difference)")
         account = Account.objects.create(name=name, domain=domain)
+        JunkFilterConfig.objects.create(account=account)
         add_address(account, localpart, domain)
         for function in _created:
             function(account)

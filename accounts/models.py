@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 
 from django.conf import settings
-from django.core.validators import MinValueValidator, RegexValidator
+from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 
 from server.encryption import EncryptedField
@@ -113,6 +113,109 @@ class Address(models.Model):
 
     def __str__(self) -> str:
         return f"{self.localpart}@{self.domain}"
+
+
+class JunkFilterConfig(models.Model):
+    """How the content filter of an account weighs words; an account without one has no content filter."""
+
+    account = models.OneToOneField(Account, on_delete=models.CASCADE, related_name="junk_filter")
+    threshold = models.FloatField(
+        default=0.95,
+        validators=[MinValueValidator(0.0), MaxValueValidator(1.0)],
+        help_text="Messages with a higher probability of junk are refused.",
+    )
+    onegrams = models.BooleanField(default=True, help_text="Single words count.")
+    twograms = models.BooleanField(default=False, help_text="Pairs of words count.")
+    threegrams = models.BooleanField(default=False, help_text="Groups of three words count.")
+    max_power = models.FloatField(
+        default=0.01,
+        validators=[MinValueValidator(0.0), MaxValueValidator(0.5)],
+        help_text="No word is surer than this.",
+    )
+    top_words = models.PositiveIntegerField(default=10, help_text="That many ham words and spam words decide.")
+    ignore_words = models.FloatField(
+        default=0.1,
+        validators=[MinValueValidator(0.0), MaxValueValidator(0.5)],
+        help_text="Words closer to a half than this say nothing.",
+    )
+    rare_words = models.PositiveIntegerField(default=2, help_text="Words seen this often or less count less.")
+
+    def __str__(self) -> str:
+        return f"junk filter of {self.account}"
+
+
+class Alias(models.Model):
+    """An address that delivers to the addresses of its members, all of this server."""
+
+    domain = models.ForeignKey(Domain, on_delete=models.PROTECT, related_name="aliases")
+    localpart = models.CharField(max_length=128)
+    canonical = models.CharField(max_length=400, unique=True, help_text="As of an Address; no address has the same.")
+    post_public = models.BooleanField(default=False, help_text="Anyone may write to it, not only its members.")
+    list_members = models.BooleanField(default=False, help_text="Members see who the others are.")
+    allow_msg_from = models.BooleanField(default=False, help_text="Members may use it as From of their messages.")
+    members = models.ManyToManyField(Address, through="AliasMember", related_name="aliases")
+    version = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)], help_text="Optimistic lock.")
+
+    class Meta:
+        verbose_name_plural = "aliases"
+
+    def __str__(self) -> str:
+        return f"{self.localpart}@{self.domain}"
+
+
+class AliasMember(models.Model):
+    """An address that gets what is sent to an alias."""
+
+    alias = models.ForeignKey(Alias, on_delete=models.CASCADE, related_name="memberships")
+    address = models.ForeignKey(Address, on_delete=models.CASCADE, related_name="memberships")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["alias", "address"], name="alias_member_once")]
+
+    def __str__(self) -> str:
+        return f"{self.address} in {self.alias}"
+
+
+class Ruleset(models.Model):
+    """Where messages of some kind for an address are delivered; the first one that matches decides."""
+
+    address = models.ForeignKey(Address, on_delete=models.CASCADE, related_name="rulesets")
+    position = models.PositiveIntegerField(default=0)
+    smtp_mail_from_regexp = models.CharField(max_length=REGEXP_MAX, blank=True, default="")
+    msg_from_regexp = models.CharField(max_length=REGEXP_MAX, blank=True, default="")
+    verified_domain = models.CharField(
+        max_length=255, blank=True, default="", help_text="A domain, or one above it, that SPF or DKIM vouch for."
+    )
+    mailbox = models.CharField(max_length=1000)
+    is_forward = models.BooleanField(default=False, help_text="The sender forwards mail of others, as told to.")
+    list_allow_domain = models.CharField(
+        max_length=255, blank=True, default="", help_text="Mail that this domain vouches for is taken unseen."
+    )
+    accept_rejects_to_mailbox = models.CharField(
+        max_length=1000, blank=True, default="", help_text="What would be refused as junk is put here instead."
+    )
+    comment = models.TextField(blank=True, default="", max_length=4096)
+
+    class Meta:
+        ordering = ["position", "pk"]
+
+    def __str__(self) -> str:
+        return f"ruleset {self.position} of {self.address}"
+
+
+class RulesetHeader(models.Model):
+    """A header field that must be there for a ruleset to match; both expressions are in lower case."""
+
+    ruleset = models.ForeignKey(Ruleset, on_delete=models.CASCADE, related_name="headers")
+    position = models.PositiveIntegerField(default=0)
+    name_regexp = models.CharField(max_length=REGEXP_MAX)
+    value_regexp = models.CharField(max_length=REGEXP_MAX, blank=True, default="")
+
+    class Meta:
+        ordering = ["position", "pk"]
+
+    def __str__(self) -> str:
+        return f"{self.name_regexp}: {self.value_regexp}"
 
 
 class Credential(models.Model):

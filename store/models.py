@@ -164,6 +164,14 @@ def _validation() -> models.PositiveSmallIntegerField[int, int]:
     return models.PositiveSmallIntegerField(choices=Validation.choices, default=Validation.UNKNOWN)
 
 
+# What a message was trained as and what its flags ask for differ: the junk filter finds it by the index of this.
+TRAINING_DUE: Final = (
+    (Q(junk=True, notjunk=False, expunged=False) & (Q(trained_junk__isnull=True) | Q(trained_junk=False)))
+    | (Q(junk=False, notjunk=True, expunged=False) & (Q(trained_junk__isnull=True) | Q(trained_junk=True)))
+    | ((Q(expunged=True) | Q(junk=True, notjunk=True) | Q(junk=False, notjunk=False)) & Q(trained_junk__isnull=False))
+)
+
+
 class Message(models.Model):
     """One placement of content in a mailbox, or its tombstone (expunged; erased once its data is gone)."""
 
@@ -273,6 +281,7 @@ class Message(models.Model):
             models.Index(fields=["mailbox"], condition=Q(expunged=False, deleted=True), name="message_deleted"),
             models.Index(fields=["expunged_at"], condition=Q(expunged=True, erased=False), name="message_to_erase"),
             models.Index(fields=["blob"], name="message_by_blob"),
+            models.Index(fields=["account"], condition=TRAINING_DUE, name="message_training_due"),
             models.Index(
                 fields=["account", "mailbox"],
                 condition=Q(expunged=False, indexed__isnull=True),

@@ -1,0 +1,1 @@
+"""The verdict on incoming mail, and how it is learnt from what users do with theirs."""

@@ -1,0 +1,50 @@
+"""The words of stored and of arriving messages."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Final
+
+from protocols.message.htmltext import HTMLText, attributes
+from protocols.message.source import Source
+from store.text import text_parts
+
+from .words import Grams, WordSet
+
+HEADER_MAX: Final = 1 << 20  # bytes of a header section that are looked at
+
+_SKIPPED: Final = frozenset({"script", "style", "svg"})
+
+
+def words_of(source: Source, structure: Mapping[str, Any], grams: Grams, return_path: str = "") -> frozenset[str]:
+    """The words of content with this structure. ``return_path``: the envelope's sender, "" for none.
+
+    Raises ContentError where stored content cannot be read.
+    """
+    words = WordSet(grams)
+    head, body = structure.get("head", 0), structure.get("body", 0)
+    words.add_header(source.read_at(head, min(body - head, HEADER_MAX)), return_path)
+    for subtype, texts in text_parts(source, structure):
+        if words.full:
+            break
+        if subtype == "HTML":
+            page = _Page()
+            for text in texts:
+                words.add_text(page.feed(text))
+            words.add_text(page.feed("", last=True))
+        else:
+            for text in texts:
+                words.add_text(text)
+    return frozenset(words.found)
+
+
+class _Page(HTMLText):
+    """What a reader sees, and the text that stands for images. Every tag ends a word."""
+
+    def __init__(self) -> None:
+        super().__init__(_SKIPPED)
+
+    def tag(self, name: str, tag: str, words: list[str]) -> None:
+        words.append(" ")
+        if name == "img":
+            words.extend(f"{value} " for attribute, value in attributes(tag) if attribute == "alt")

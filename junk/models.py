@@ -1,0 +1,51 @@
+"""What the content filter of an account has learnt."""
+
+from __future__ import annotations
+
+from django.db import models
+from django.db.models import Q
+
+from accounts.models import Account
+
+from .words import WORD_BYTES_MAX, WORDS_VERSION
+
+
+class JunkFilter(models.Model):
+    """How many messages were trained, with which words, and who trains right now.
+
+    Which words count stays as it was until all is trained anew: what a message added is what it takes away again.
+    """
+
+    account = models.OneToOneField(Account, on_delete=models.CASCADE, related_name="+", primary_key=True)
+    generation = models.PositiveIntegerField(default=0, help_text="The words that count; others are being made or go.")
+    hams = models.BigIntegerField(default=0)
+    spams = models.BigIntegerField(default=0)
+    onegrams = models.BooleanField(default=True)
+    twograms = models.BooleanField(default=False)
+    threegrams = models.BooleanField(default=False)
+    words_version = models.PositiveSmallIntegerField(default=WORDS_VERSION)
+    lease_token = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(null=True, help_text="Until then one worker trains, and no other.")
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(hams__gte=0, spams__gte=0), name="junk_filter_not_negative")]
+
+    def __str__(self) -> str:
+        return f"{self.hams} ham and {self.spams} spam of account {self.account_id}"
+
+
+class JunkWord(models.Model):
+    """In how many trained messages a word was; a word that is in none has no row."""
+
+    pk = models.CompositePrimaryKey("account_id", "generation", "word")
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+", db_index=False)
+    generation = models.PositiveIntegerField()
+    word = models.CharField(max_length=WORD_BYTES_MAX)
+    ham = models.IntegerField()
+    spam = models.IntegerField()
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(ham__gte=0, spam__gte=0), name="junk_word_not_negative")]
+
+    def __str__(self) -> str:
+        return self.word
