@@ -90,6 +90,13 @@ SEEDS = [
     b'a SETMETADATA "" (/private/comment NIL /shared/x ~{3}\r\na\0b\r\n)',
     b'a LIST "" * RETURN (METADATA (/shared/x) CHILDREN)',
     b"a MOVE $ {1+}\r\nx\r\n",
+    b"a CREATE Archive (USE (\\Archive \\Junk))",
+    b"a COMPRESS DEFLATE",
+    b'a SETQUOTA "" (STORAGE 512)',
+    b"a GETMETADATA (MAXSIZE 1024 DEPTH infinity) Inbox (/private/comment /shared/x)",
+    b'a SETMETADATA "" (/private/comment {3}\r\nabc\r\n /private/x NIL /private/y ~{1}\r\n\0\r\n)',
+    b"a SEARCH YOUNGER 60 OLDER 5 SAVEDSINCE 1-Feb-2024 SAVEDATESUPPORTED",
+    b"a FETCH 1 (PREVIEW (LAZY) SAVEDATE)",
 ]
 TOKENS = [
     b" ",
@@ -135,6 +142,8 @@ TOKENS += [
     b"1-Feb-2024",
     b"-",
 ]
+
+TOKENS += [b"a %s " % name for name in COMMANDS]
 
 TARGETS = [
     Target("IMAP command", command, SEEDS, TOKENS, LONGEST_COMMAND),

@@ -17,6 +17,7 @@ MODULES: Final = (
     "dsn",
     "policies",
     "network",
+    "files",
     "imap",
 )
 
