@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Final
 
@@ -15,7 +15,7 @@ from server import db
 
 from . import sessions
 from .addresses import POSTMASTER, canonical_address
-from .models import Account, Address, Domain, JunkFilterConfig
+from .models import Account, AccountRemoval, Address, Domain, JunkFilterConfig
 
 ACCOUNT_NAME_MAX: Final = 64  # characters
 REASON_MAX: Final = 256  # characters of the text that refuses a login; SMTP and IMAP have it in a line
@@ -45,9 +45,12 @@ def on_create(function: Callable[[Account], None]) -> None:
 
 def find_account(name: str) -> Account:
     """Raises ConfigurationError."""
-    account = Account.objects.filter(name=unicodedata.normalize("NFC", name)).select_related("domain").first()
+    found = Account.objects.filter(name=unicodedata.normalize("NFC", name))
+    account = found.select_related("domain", "removal").first()
     if account is None:
         raise ConfigurationError(f"account {name} does not exist: mox config account list shows all")
+    if hasattr(account, "removal"):
+        raise ConfigurationError(f"account {name} is being removed")
     return account
 
 
@@ -69,6 +72,8 @@ def create_account(name: str, localpart: str, domain: Domain) -> Account:
     _check_account_name(name)
     with db.write():
         folded = name.casefold()
+        if any(removed.casefold() == folded for removed in _names_being_removed()):
+            raise ConfigurationError(f"account {name} is still being removed: its name is free when that is done")
         if any(other.casefold() == folded for other in Account.objects.values_list("name", flat=True)):
             raise ConfigurationError(f"account name {name} already present, use another (case makes no difference)")
         account = Account.objects.create(name=name, domain=domain)
@@ -146,6 +151,10 @@ def report_domains(localpart: str, domain: Domain) -> list[tuple[Domain, str]]:
         matching = Domain.objects.filter(takes_them, **{f"{prefix}_localpart__iexact": localpart}).order_by("name")
         found += [(one, kind) for one in matching]
     return found
+
+
+def _names_being_removed() -> Iterable[str]:
+    return AccountRemoval.objects.filter(finished=None).values_list("name", flat=True)
 
 
 def _check_account_name(name: str) -> None:

@@ -95,6 +95,25 @@ class Account(models.Model):
         return self.name
 
 
+class AccountRemoval(models.Model):
+    """The order to remove an account with all that it has, until and after that is done."""
+
+    account = models.OneToOneField(Account, null=True, on_delete=models.SET_NULL, related_name="removal")
+    name = models.CharField(max_length=64, help_text="Of the account.")
+    deliver_queued = models.BooleanField(default=False, help_text="Deliver what it sent and still waits; else fail it.")
+    requested = models.DateTimeField()
+    finished = models.DateTimeField(null=True)
+    next_uidvalidity = models.BigIntegerField(
+        default=0, help_text="New accounts have higher ones: clients may know them by the same address."
+    )
+
+    class Meta:
+        indexes = [models.Index(fields=["id"], condition=models.Q(finished=None), name="removal_due")]
+
+    def __str__(self) -> str:
+        return f"removal of account {self.name}"
+
+
 class Address(models.Model):
     """An address that delivers to an account and logs in to it; with an empty localpart, the catchall of its domain."""
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from celery import shared_task
 
-from . import domains, sessions
+from . import domains, removal, sessions
 
 
 @shared_task(name="accounts.tidy")
@@ -15,3 +15,10 @@ def tidy() -> None:
     now = datetime.now(UTC)
     sessions.remove_expired(now)
     domains.remove_expired_keys(now)
+    removal.forget_done(now)
+
+
+@shared_task(name="accounts.remove")
+def remove() -> None:
+    """Go on with the accounts that are being removed."""
+    removal.work()

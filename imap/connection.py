@@ -59,9 +59,10 @@ async def serve(connection: Connection, bridge: Bridge) -> None:
         session.stream.abort()
     except Bye as exc:
         await _goodbye(session, str(exc))
-    except Stopping:
-        await _goodbye(session, "shutting down")
+    except Stopping as exc:
+        await _goodbye(session, str(exc) or "shutting down")
     finally:
+        session.close()
         loop.left()
 
 

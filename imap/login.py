@@ -10,9 +10,9 @@ from accounts.login import LoginOutcome
 from accounts.models import Account
 from protocols.sasl import Failure, UnknownMechanism, decode_response
 from server.models import LoginResult
-from store.models import AccountState
+from store import changes
 
-from .answers import Bad, Done, Refused, one_line
+from .answers import Bad, Bye, Done, Refused, one_line
 from .session import LoggedIn, Session
 from .syntax import Parser
 
@@ -89,8 +89,10 @@ async def authenticate(session: Session, arguments: AuthenticateArguments) -> Do
 async def _finished(session: Session, outcome: LoginOutcome) -> Done:
     match outcome.result:
         case LoginResult.OK if outcome.account_id is not None:
-            session.account = await session.call(_read_account, outcome.account_id, outcome.login_address)
-            session.feed_position = session.account.position
+            account = await session.call(_read_account, outcome.account_id, outcome.login_address)
+            if account is None:
+                raise Bye("account was removed")
+            session.remember_login(account)
             return Done(code=b"CAPABILITY %b" % session.capabilities())
         case LoginResult.LOGINDISABLED:
             raise Refused(f"login disabled: {one_line(outcome.disabled_text)}")
@@ -117,8 +119,10 @@ async def unauthenticate(session: Session, _: None) -> Done:
     return Done(afterwards=uncompress)
 
 
-def _read_account(account_id: int, login_address: str) -> LoggedIn:
-    account = Account.objects.get(pk=account_id)
-    position = AccountState.objects.values_list("last_modseq", flat=True).get(pk=account_id)
+def _read_account(account_id: int, login_address: str) -> LoggedIn | None:
+    account = Account.objects.filter(pk=account_id).first()
+    position = changes.last_modseq(account_id)
+    if account is None or position is None:
+        return None
     disabled = frozenset(str(name).upper() for name in account.imap_capabilities_disabled)
     return LoggedIn(account_id, account.name, login_address, position, disabled)

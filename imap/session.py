@@ -89,6 +89,7 @@ class Session:
         self.tag = b""  # of the command that is carried out
         self.fresh = False  # it made a change: what others did until then is taken in, and need not be asked for again
         self.logged_out = False
+        self._unwatch: Callable[[], None] | None = None
 
     @property
     def state(self) -> State:
@@ -198,11 +199,26 @@ class Session:
         """Whether messages of the selected mailbox, whichever it is, are not told."""
         return self.watching is not None and not self.watching.hears_selected
 
+    def remember_login(self, account: LoggedIn) -> None:
+        """From now on the session is that account's, until the account is removed."""
+        self.account = account
+        self.feed_position = account.position
+        self._unwatch = self.bridge.hub.watch_removal(
+            account.account_id, lambda: self.connection.end("account was removed")
+        )
+
+    def close(self) -> None:
+        """The connection is over."""
+        if self._unwatch is not None:
+            self._unwatch()
+            self._unwatch = None
+
     def forget_login(self) -> None:
         """Be as after the greeting: nothing of the account, nothing that was enabled (RFC 8437 3).
 
         What is known of the connection stays: TLS, the client's ID, how often it failed to log in.
         """
+        self.close()
         self.account = None
         self.selected = None
         self.feed_position = 0

@@ -9,3 +9,10 @@ class MailQueueConfig(AppConfig):
     name = "mailqueue"
     label = "queue"  # the package's name would hide the standard library's module from Celery
     verbose_name = "Queue"
+
+    def ready(self) -> None:
+        from accounts import removal  # models can be imported only once the apps are ready
+
+        from .removal import REMOVER
+
+        removal.register(REMOVER)

@@ -53,7 +53,7 @@ tls_failures = Counter("mox_tls_handshake_failures", "TLS handshakes that failed
 
 
 class Stopping(Exception):
-    """The server is shutting down."""
+    """The server is shutting down; with a text, this connection alone is to end, for that reason."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +92,8 @@ class Connection:
     stopping: asyncio.Event
     log: ConnectionLog
     started: float = field(default_factory=time.monotonic)
+    end_reason: str = ""
+    """Why this connection is to end though the server goes on; "" while it is not."""
     _waiter: asyncio.Task[Any] | None = None
     _woken: bool = False
 
@@ -130,10 +132,10 @@ class Connection:
                 await asyncio.wait_for(self.stopping.wait(), seconds)
 
     async def until_stopping(self, waiting: Coroutine[Any, Any, T]) -> T:
-        """Wait for something, typically the next command. Raises Stopping when the server stops first."""
-        if self.stopping.is_set():
+        """Wait for something, typically the next command. Raises Stopping when the server stops first, or end()."""
+        if self.stopping.is_set() or self.end_reason:
             waiting.close()
-            raise Stopping
+            raise Stopping(self.end_reason)
         task = asyncio.current_task()
         self._waiter = task
         try:
@@ -142,10 +144,15 @@ class Connection:
             if self._woken:
                 self._woken = False
                 if task is not None and task.uncancel() == 0:
-                    raise Stopping from None
+                    raise Stopping(self.end_reason) from None
             raise
         finally:
             self._waiter = None
+
+    def end(self, reason: str) -> None:
+        """Have the handler say goodbye instead of waiting for the next command. On the connection's event loop."""
+        self.end_reason = reason
+        self.wake_for_stop()
 
     def wake_for_stop(self) -> None:
         """Interrupt until_stopping()."""

@@ -106,8 +106,8 @@ class Session(abc.ABC):
             reading = self._stream.read_line(COMMAND_LINE_MAX, self._idle_timeout)
             try:
                 reply = await self._answer(await self._connection.until_stopping(reading))
-            except Stopping:
-                self._write(SHUTTING_DOWN)
+            except Stopping as exc:
+                self._write(Reply(421, "4.7.0", str(exc), close=True) if str(exc) else SHUTTING_DOWN)
                 await self._flush()
                 return
             except LineTooLong as exc:

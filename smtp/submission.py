@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import ClassVar, Final
@@ -40,6 +41,14 @@ class Submission(Session):
             connection, bridge.call, "submission", b"334 ", line_max=RESPONSE_MAX, timeout=self._idle_timeout
         )
         self._login: LoginOutcome | None = None
+        self._unwatch: Callable[[], None] | None = None
+
+    async def run(self) -> None:
+        try:
+            await super().run()
+        finally:
+            if self._unwatch is not None:
+                self._unwatch()
 
     # Before mail.
 
@@ -97,6 +106,9 @@ class Submission(Session):
         if not outcome.ok:
             raise auth.refusal(outcome)
         self._login = outcome
+        self._unwatch = self._bridge.hub.watch_removal(
+            self._account_id, lambda: self._connection.end("account was removed")
+        )
         return Reply(235, "2.7.0", "logged in")
 
     @property

@@ -8,8 +8,10 @@ class StoreConfig(AppConfig):
     verbose_name = "Message store"
 
     def ready(self) -> None:
-        from accounts import accounts  # models can be imported only once the apps are ready
+        from accounts import accounts, removal  # models can be imported only once the apps are ready
 
         from . import mailboxes
+        from .removal import REMOVER
 
         accounts.on_create(mailboxes.set_up_account)
+        removal.register(REMOVER)

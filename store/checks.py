@@ -42,6 +42,10 @@ def check_account(account: Account) -> list[str]:
     """What is wrong with an account, a line each, at most 20 of a kind; empty when all is well."""
     problems: list[str] = []
     with db.read():
+        if not AccountState.objects.filter(account=account).exists():
+            if not Account.objects.filter(pk=account.pk, removal=None).exists():
+                return []  # it is removed, or what is left of it goes soon
+            return [f"{account.name}: there is no AccountState"]
         for check in (*_CHECKS, *_registered):
             for number, problem in enumerate(check(account)):
                 if number == LINES_PER_KIND:

@@ -155,7 +155,9 @@ def _delete_tombstones(account_id: int, before: datetime) -> None:
     old = Message.objects.filter(account_id=account_id, erased=True, expunged_at__lt=before)
     while ids := list(old.order_by("modseq").values_list("pk", flat=True)[:BATCH]):
         with write_tx(account_id) as tx:
-            account = tx.account(account_id)
+            account = tx.accounts.get(account_id)
+            if account is None:
+                return  # it is being removed
             batch = Message.objects.filter(pk__in=ids)
             highest = batch.aggregate(highest=Max("modseq"))["highest"]
             account.raise_highest_deleted(highest)

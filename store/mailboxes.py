@@ -7,9 +7,9 @@ import unicodedata
 from collections.abc import Iterable
 from typing import Final
 
-from django.db.models import Q
+from django.db.models import Max, Q
 
-from accounts.models import Account
+from accounts.models import Account, AccountRemoval
 from server.models import ServerSettings
 
 from . import messages, metadata
@@ -27,8 +27,9 @@ Kind = ChangeEvent.Kind
 
 def set_up_account(account: Account) -> None:
     """The state and the first mailboxes of a new account."""
-    # Seconds halved last far beyond 2038 and differ between an account and one made again under its name.
-    AccountState.objects.create(account=account, next_uidvalidity=int(time.time()) // 2)
+    # Seconds halved last far beyond 2038. One that was removed may have used more: clients know accounts by address.
+    used = AccountRemoval.objects.aggregate(highest=Max("next_uidvalidity"))["highest"] or 0
+    AccountState.objects.create(account=account, next_uidvalidity=max(int(time.time()) // 2, used + 1))
     initial = ServerSettings.current().initial_mailboxes
     with write_tx(account.pk) as transaction:
         tx = transaction.account(account.pk)

@@ -21,6 +21,7 @@ from django.conf import settings
 log = logging.getLogger(__name__)
 
 CHANNEL_PREFIX: Final = "acct:"
+REMOVED: Final = (1 << 63) - 1  # in place of a modification sequence: the account is gone
 RECONNECT_DELAY: Final = 1.0  # seconds until a lost Redis is tried again; sessions poll meanwhile
 
 _local_listeners: list[Callable[[int, int], None]] = []
@@ -102,6 +103,7 @@ class ChangeHub:
 
     def __init__(self) -> None:
         self._subscriptions: dict[int, set[Subscription]] = {}
+        self._removal_watchers: dict[int, list[Callable[[], None]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._pending: dict[int, int] = {}
@@ -126,6 +128,19 @@ class ChangeHub:
         self._subscriptions.setdefault(account_id, set()).add(subscription)
         return subscription
 
+    def watch_removal(self, account_id: int, gone: Callable[[], None]) -> Callable[[], None]:
+        """Have ``gone()`` called when an account is removed; what this gives ends that."""
+        watchers = self._removal_watchers.setdefault(account_id, [])
+        watchers.append(gone)
+
+        def unwatch() -> None:
+            with contextlib.suppress(ValueError):
+                watchers.remove(gone)
+            if not watchers and self._removal_watchers.get(account_id) is watchers:
+                del self._removal_watchers[account_id]
+
+        return unwatch
+
     def _remove(self, subscription: Subscription) -> None:
         subscriptions = self._subscriptions.get(subscription.account_id)
         if subscriptions is not None:
@@ -149,6 +164,9 @@ class ChangeHub:
             self._wake(account_id, modseq)
 
     def _wake(self, account_id: int, modseq: int) -> None:
+        if modseq == REMOVED:
+            for gone in tuple(self._removal_watchers.get(account_id, ())):
+                gone()
         for subscription in self._subscriptions.get(account_id, ()):
             if modseq > subscription.modseq:
                 subscription.modseq = modseq

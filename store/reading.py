@@ -134,7 +134,7 @@ def caught_up(mailbox_id: int, since: int, uidnext: int) -> CaughtUp | None:
         row = Mailbox.objects.filter(pk=mailbox_id, expunged=False).first()
         if row is None:
             return None
-        state = AccountState.objects.get(pk=row.account_id)
+        state = _state(row.account_id)
         live = Message.objects.filter(mailbox_id=mailbox_id, expunged=False, modseq__gt=since).order_by("uid")
         changed = array("I", live.values_list("uid", flat=True).iterator(chunk_size=2000))
         gone = vanished(mailbox_id, since)
@@ -169,8 +169,15 @@ def _opened(view: MailboxView, account_id: int, *, with_uids: bool = True) -> Op
         unseen = Message.objects.filter(mailbox_id=view.id, expunged=False, seen=False).order_by("uid")
         first = unseen.values_list("uid", flat=True).first()
         first_unseen = None if first is None else found.index(first) + 1
-    state = AccountState.objects.get(pk=account_id)
+    state = _state(account_id)
     return OpenedMailbox(view, found, state.last_modseq, first_unseen, state.highest_deleted_modseq)
+
+
+def _state(account_id: int) -> AccountState:
+    state = AccountState.objects.filter(pk=account_id).first()
+    if state is None:
+        raise MailboxGone("account was removed")
+    return state
 
 
 def mailbox(account_id: int, name: str) -> MailboxView:
@@ -186,7 +193,7 @@ def mailboxes(account_id: int) -> Listing:
     with db.read():
         rows = list(Mailbox.objects.filter(account_id=account_id, expunged=False))
         names = subscribed(account_id)
-        modseq = AccountState.objects.values_list("last_modseq", flat=True).get(pk=account_id)
+        modseq = _state(account_id).last_modseq
     # Sorted here by code point: the collations of databases differ.
     return Listing(sorted(map(_view, rows), key=lambda view: view.name), names, modseq)
 
@@ -269,7 +276,7 @@ def deleted_sizes(account_id: int, mailbox_id: int | None = None) -> dict[int, i
 
 def highest_deleted_modseq(account_id: int) -> int:
     """The highest modseq of a tombstone that is gone: from before it, not every removal can be told."""
-    return AccountState.objects.values_list("highest_deleted_modseq", flat=True).get(pk=account_id)
+    return _state(account_id).highest_deleted_modseq
 
 
 def vanished(mailbox_id: int, since: int, *, upto: int | None = None) -> array[int]:

@@ -27,11 +27,11 @@ def message(number: int, body: str) -> str:
     return f"From: <sender@example.org>\r\nTo: <{USER}>\r\nSubject: number {number}\r\n\r\n{body}"
 
 
-def deliver(server: Server, number: int, body: str) -> bool:
+def deliver(server: Server, number: int, body: str, recipient: str = USER) -> bool:
     """Whether the message got its 250."""
     try:
         with smtplib.SMTP(server.ip, server.smtp_port, timeout=20, source_address=(source_ip(), 0)) as client:
-            client.sendmail("sender@example.org", [USER], message(number, body))
+            client.sendmail("sender@example.org", [recipient], message(number, body))
     except (OSError, smtplib.SMTPException):
         return False
     return True

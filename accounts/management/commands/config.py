@@ -10,7 +10,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from accounts import accounts, domains
+from accounts import accounts, domains, removal
 from accounts.accounts import ConfigurationError
 from accounts.addresses import AddressError, resolve
 from accounts.models import Account, Address, Domain
@@ -47,6 +47,16 @@ class Command(BaseCommand):
         )
         add.add_argument("account", help="name, as it is shown in logs: letters, digits, dots, dashes, underscores")
         add.add_argument("address", help="localpart@domain")
+        remove = word(
+            "rm",
+            self._account_remove,
+            "Remove an account. All its data is removed: mailboxes, messages, addresses, settings; mail to it is "
+            "refused and its sessions end at once. The work goes on in the background of a running server; the name is "
+            "free when it is done. Messages that it sent and that still wait in the queue fail, and nobody is told.",
+        )
+        remove.add_argument("account")
+        remove.add_argument("--deliver-queued", action="store_true", help="deliver what it sent and still waits")
+        remove.add_argument("--json", action="store_true", help="for programs")
         listing = word("list", self._account_list, "List the accounts.")
         listing.add_argument("--json", action="store_true", help="for programs")
         addresses = word("addresses", self._account_addresses, "List the addresses of an account.")
@@ -121,8 +131,18 @@ class Command(BaseCommand):
         account = accounts.create_account(options["account"], localpart, domain)
         self.stdout.write(f"account {account} added; set its password with: mox setaccountpassword {account}")
 
+    def _account_remove(self, options: Options) -> None:
+        account = accounts.find_account(options["account"])
+        counts = removal.counts(account)
+        removal.order(account, deliver_queued=options["deliver_queued"])
+        if options["json"]:
+            self._write_json({"account": account.name, "removed": counts})
+            return
+        listed = ", ".join(f"{count} {what}" for what, count in counts.items())
+        self.stdout.write(f"account {account} is being removed: {listed}")
+
     def _account_list(self, options: Options) -> None:
-        found = list(Account.objects.select_related("domain", "credential").order_by("name"))
+        found = list(Account.objects.select_related("domain", "credential", "removal").order_by("name"))
         counts = Counter(Address.objects.values_list("account_id", flat=True))
         if options["json"]:
             self._write_json([_account_json(account, counts[account.pk]) for account in found])
@@ -131,6 +151,7 @@ class Command(BaseCommand):
             notes = [f"{counts[account.pk]} addresses"]
             notes += [] if hasattr(account, "credential") else ["no password"]
             notes += [f"login disabled: {account.login_disabled}"] if account.login_disabled else []
+            notes += ["being removed"] if hasattr(account, "removal") else []
             self.stdout.write(f"{account.name:24} {account.domain!s:30} {', '.join(notes)}")
 
     def _account_addresses(self, options: Options) -> None:
@@ -233,6 +254,7 @@ def _account_json(account: Account, addresses: int) -> dict[str, Any]:
         "addresses": addresses,
         "has_password": hasattr(account, "credential"),
         "login_disabled": account.login_disabled,
+        "being_removed": hasattr(account, "removal"),
     }
 
 
