@@ -12,4 +12,9 @@ class JunkConfig(AppConfig):
     default_auto_field = "django.db.models.BigAutoField"
 
     def ready(self) -> None:
+        from accounts import removal
+
         from . import checks  # noqa: F401 # registers the checks; models are ready only now
+        from .removal import REMOVER
+
+        removal.register(REMOVER)

@@ -210,7 +210,7 @@ def _anew(lease: Lease, progress: Callable[[int], None] | None) -> Trained:
     grams = Grams(config.onegrams, config.twograms, config.threegrams)
     old = JunkFilter.objects.get(pk=account_id).generation
     new = old + 1
-    _delete_words(account_id, Q(generation__gte=new))  # of an earlier try that was interrupted
+    delete_words(account_id, Q(generation__gte=new))  # of an earlier try that was interrupted
     states: dict[int, bool] = {}
     last = 0
     flagged = Message.objects.filter(_JUNK | _HAM, account_id=account_id, expunged=False)
@@ -234,7 +234,7 @@ def _anew(lease: Lease, progress: Callable[[int], None] | None) -> Trained:
             threegrams=grams.three,
             words_version=WORDS_VERSION,
         )
-    _delete_words(account_id, Q(generation__lt=new))
+    delete_words(account_id, Q(generation__lt=new))
     return Trained(ham=len(states) - spams, spam=spams)
 
 
@@ -262,7 +262,8 @@ def _switch(account_id: int, states: dict[int, bool]) -> None:
                 raise ErasedMeanwhile
 
 
-def _delete_words(account_id: int, which: Q) -> None:
+def delete_words(account_id: int, which: Q) -> None:
+    """Delete those words of a filter, in batches."""
     while True:
         words = JunkWord.objects.filter(which, account_id=account_id).values_list("generation", "word")
         part = list(words[:DELETED_AT_ONCE])

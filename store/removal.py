@@ -12,7 +12,10 @@ from accounts.removal import BATCH, Remover, Step, remove_rows
 from server import db
 
 from . import notify
-from .models import AccountState, Mailbox, Message
+from .imports import jobs
+from .models import AccountState, Mailbox, Message, SearchSegment
+
+SEGMENTS: Final = 2  # removed in one transaction
 
 
 def _begin(removal: AccountRemoval) -> None:
@@ -29,6 +32,13 @@ def _begin(removal: AccountRemoval) -> None:
 
 
 def _step(removal: AccountRemoval, account_id: int) -> Step:
+    jobs.remove_all(account_id)  # in batches of its own
+    # A segment of the search index has some 300 large pages, which go with it.
+    segments = list(SearchSegment.objects.filter(account_id=account_id).values_list("pk", flat=True)[:SEGMENTS])
+    if segments:
+        with db.write():
+            SearchSegment.objects.filter(pk__in=segments).delete()
+        return Step.MORE
     # Children keep their parents from being deleted.
     ids = list(Mailbox.objects.filter(account_id=account_id, parent__isnull=False).values_list("pk", flat=True)[:BATCH])
     if ids:

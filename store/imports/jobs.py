@@ -280,10 +280,21 @@ def tidy(now: datetime | None = None) -> None:
     for job in over.exclude(source=""):
         discard(job)
     for job in over.filter(finished__lt=now - KEPT):
-        discard(job)
-        with db.write():
-            ImportMailbox.objects.filter(job=job).delete()
-            job.delete()
+        _remove(job)
+
+
+def remove_all(account_id: int) -> None:
+    """The account is being removed: its imports end, and nothing of them stays."""
+    for job in ImportJob.objects.filter(account_id=account_id):
+        _end(ImportJob.objects.filter(pk=job.pk, state__in=_ACTIVE), "account was removed")
+        _remove(job)
+
+
+def _remove(job: ImportJob) -> None:
+    discard(job)
+    with db.write():
+        ImportMailbox.objects.filter(job=job).delete()
+        job.delete()
 
 
 def wake() -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from django.apps import apps
+from django.core.files.storage import storages
 from django.core.management import CommandError, call_command
 from django.db.models import ForeignKey
 
@@ -17,13 +19,15 @@ from accounts import removal
 from accounts.accounts import ConfigurationError, add_address, create_account, find_account
 from accounts.addresses import AddressError, resolve
 from accounts.models import Account, AccountRemoval, Domain
+from junk.models import JunkWord
 from mailqueue.models import QueueMessage, State
 from protocols.names import parse_domain
 from server import db, faults
 from server.models import ServerSettings
-from store import blobs, cleanup, mailboxes, messages, reading
+from store import blobs, cleanup, index, mailboxes, messages, reading, text
 from store.db import write_tx
 from store.errors import MailboxGone
+from store.imports import jobs
 from store.messages import NewMessage
 from store.models import Blob, ChangeEvent, Mailbox, Message
 from tests.domain.queueing import send
@@ -85,7 +89,17 @@ def test_nothing_of_it_remains(doomed: Account, monkeypatch: pytest.MonkeyPatch)
         messages.copy(mine, inbox, [1, 2], mailboxes.get(mine, "Sent"))
         messages.move(mine, inbox, [2, 3], mailboxes.get(mine, "Archive"))
     account_id, name = doomed.pk, doomed.name
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as packed:
+        packed.writestr("Lists.mbox", "From a@x Mon Jan  1 00:00:00 2024\nSubject: x\n\nbody\n")
+    archive.seek(0)
+    job = jobs.import_archive(doomed.pk, archive)
+    JunkWord.objects.create(account=doomed, generation=0, word="buy", ham=1, spam=2)
+    Blob.objects.exclude(messages__account=doomed).update(text_due=False)  # what other tests left
+    text.make_due()
+    assert index.build_segment(doomed.pk, least=1)
     remove(doomed)
+    assert not storages["messages"].exists(job.source)
     assert rows_left(account_id) == {}
     assert not Account.objects.filter(name=name).exists()
     assert AccountRemoval.objects.get(name=name).finished is not None
@@ -182,7 +196,7 @@ def test_it_goes_on_after_any_step(doomed: Account, monkeypatch: pytest.MonkeyPa
                 seen.append(sum(rows_left(account_id).values()))
         assert len(seen) > 10
         assert seen == sorted(seen, reverse=True)
-        assert rows_left(account_id) == {"AccountRemoval": 1}
+        assert rows_left(account_id) == {"AccountRemoval": 1, "JunkFilter": 1}, "which nobody can train"
         assert Account.objects.filter(pk=account_id).exists(), "its name is not free yet"
         assert removal.work()["done"] == 1
     assert not Account.objects.filter(pk=account_id).exists()
