@@ -186,9 +186,9 @@ def _count(value: object) -> int:
 
 
 def _time(value: object, name: str) -> datetime:
-    """A time, of which others leave out the zone: then it is UTC."""
+    """A time in whole seconds, of which others leave out the zone: then it is UTC."""
     try:
         time = datetime.fromisoformat(value if isinstance(value, str) else "")
-        return time.replace(tzinfo=time.tzinfo or UTC).astimezone(UTC)
+        return time.replace(microsecond=0, tzinfo=time.tzinfo or UTC).astimezone(UTC)
     except (ValueError, OverflowError):
         raise BadReport(f"bad {name} {_text(value)[:40]!a}") from None

@@ -75,6 +75,16 @@ def test_it_writes_and_reads_reports() -> None:
     assert parse_report(gzip.compress(TEXT.encode())) == REPORT
 
 
+def test_times_are_whole_seconds_of_any_year() -> None:
+    times = {"start-datetime": "0999-03-01T00:00:00.5Z", "end-datetime": "2031-03-01T23:59:59,25"}
+    report = parse_report(changed("date-range", times))
+    assert (report.start, report.end) == (
+        datetime(999, 3, 1, tzinfo=UTC),
+        datetime(2031, 3, 1, 23, 59, 59, tzinfo=UTC),
+    )
+    assert parse_report(report.to_json().encode()) == report
+
+
 def test_lists_are_there_when_they_are_empty_and_a_helo_name_is_not() -> None:
     bare = replace(REPORT, results=(Result(Policy(PolicyType.NO_POLICY_FOUND, "a.example")),))
     (policy,) = json.loads(bare.to_json())["policies"]
