@@ -80,6 +80,7 @@ class LoginOutcome:
     disabled_text: str = ""  # with LOGINDISABLED: what the operator wants the user to read
     failure: Failure | None = None
     reason: str = ""
+    attempt: Attempt | None = None  # as it was recorded
 
     @property
     def ok(self) -> bool:
@@ -244,21 +245,24 @@ class LoginService:
         )
         if outcome.result is LoginResult.BADCHANBIND:
             log.warning("channel binding failed: possibly a man in the middle", extra={"remote_ip": context.remote_ip})
-        self._recorder.record(
-            Attempt(
-                result=outcome.result,
-                account_name=outcome.account_name,
-                login_address=_storable(outcome.login_address, 512),
-                remote_ip=context.remote_ip,
-                local_ip=context.local_ip,
-                tls=_storable(context.tls, 128),
-                client_key_fingerprint=context.client_key_fingerprint,
-                protocol=context.protocol,
-                user_agent=_storable(context.user_agent, 512),
-                mechanism=_storable(context.mechanism, 32),
-            )
+        attempt = Attempt(
+            result=outcome.result,
+            account_name=outcome.account_name,
+            login_address=_storable(outcome.login_address, 512),
+            remote_ip=context.remote_ip,
+            local_ip=context.local_ip,
+            tls=_storable(context.tls, 128),
+            client_key_fingerprint=context.client_key_fingerprint,
+            protocol=context.protocol,
+            user_agent=_storable(context.user_agent, 512),
+            mechanism=_storable(context.mechanism, 32),
         )
-        return outcome
+        self._recorder.record(attempt)
+        return replace(outcome, attempt=attempt)
+
+    def identify(self, attempt: Attempt, user_agent: str) -> Attempt:
+        """The client of an attempt says after it what it is; gives the attempt as it is recorded now. Never waits."""
+        return self._recorder.identify(attempt, _storable(user_agent, 512))
 
 
 class LoginExchange:

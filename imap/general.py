@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from accounts.login import login_service
 from server.version import VERSION
 
 from . import answers
 from .answers import Bad, Done
+from .capabilities import is_disabled
 from .session import Session
 from .syntax import Parser
 
@@ -78,6 +80,9 @@ def parse_id(parser: Parser) -> dict[str, str | None]:
 async def id_(session: Session, pairs: dict[str, str | None]) -> Done:
     known = [f"{name}={value}" for name in ("name", "version", "os", "vendor") if (value := pairs.get(name))]
     session.client_id = answers.one_line(" ".join(known))
+    if session.login_attempt is not None and session.client_id:
+        # Most clients say who they are after the login; the list of logins shows it all the same.
+        session.login_attempt = login_service().identify(session.login_attempt, session.client_id)
     session.log.info("imap client id", extra={"client": session.client_id})
     version = b' "version" %b' % answers.string(VERSION.encode()) if session.account is not None else b""
     session.send(b'* ID ("name" "mox"%b)\r\n' % version)
@@ -127,7 +132,7 @@ async def enable(session: Session, arguments: EnableArguments) -> Done:
     enabled: dict[str, bytes] = {}
     for word in arguments.words:
         name = word.decode("ascii").upper()
-        if name in enabled or name in session.account.disabled:
+        if name in enabled or is_disabled(name, session.account.disabled):
             continue
         match name:
             case "IMAP4REV2":

@@ -93,6 +93,7 @@ async def _finished(session: Session, outcome: LoginOutcome) -> Done:
             if account is None:
                 raise Bye("account was removed")
             session.remember_login(account)
+            session.login_attempt = outcome.attempt
             return Done(code=b"CAPABILITY %b" % session.capabilities())
         case LoginResult.LOGINDISABLED:
             raise Refused(f"login disabled: {one_line(outcome.disabled_text)}")

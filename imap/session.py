@@ -10,6 +10,7 @@ from typing import Final, ParamSpec, TypeVar
 
 from accounts.dialogue import Dialogue
 from server.connections import Connection
+from server.login_attempts import Attempt
 from server.logs import TRACE, TRACEDATA
 from store import changes, reading
 from store.bridge import Bridge
@@ -86,6 +87,7 @@ class Session:
             connection, bridge.call, "imap", b"+ ", line_max=RESPONSE_MAX, timeout=RESPONSE_TIMEOUT
         )
         self.client_id = ""
+        self.login_attempt: Attempt | None = None  # the successful one
         self.tag = b""  # of the command that is carried out
         self.fresh = False  # it made a change: what others did until then is taken in, and need not be asked for again
         self.logged_out = False
@@ -220,6 +222,7 @@ class Session:
         """
         self.close()
         self.account = None
+        self.login_attempt = None
         self.selected = None
         self.feed_position = 0
         self.pending_events.clear()

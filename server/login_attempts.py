@@ -9,7 +9,7 @@ import logging
 import os
 import threading
 import time
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
@@ -69,14 +69,25 @@ class AttemptRecorder:
 
     def record(self, attempt: Attempt) -> None:
         """Take note of an attempt. Never waits for the database and never raises."""
+        self._count(attempt, 1)
+
+    def identify(self, attempt: Attempt, user_agent: str) -> Attempt:
+        """The client of a recorded attempt says only now what it is: its attempt counts under that instead."""
+        identified = replace(attempt, user_agent=user_agent)
+        if identified != attempt:
+            self._count(identified, 1)
+            self._count(attempt, -1)
+        return identified
+
+    def _count(self, attempt: Attempt, count: int) -> None:
         now = datetime.now(UTC)
         with self._lock:
             if (pending := self._pending.get(attempt)) is not None:
-                pending.last, pending.count = now, pending.count + 1
+                pending.last, pending.count = now, pending.count + count
             elif len(self._pending) >= MAX_PENDING:
                 self._dropped += 1
             else:
-                self._pending[attempt] = _Pending(now, now, 1)
+                self._pending[attempt] = _Pending(now, now, count)
             if self._background and self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="login-attempts", daemon=True)
                 self._thread.start()
@@ -127,7 +138,11 @@ def _write(taken: dict[Attempt, _Pending]) -> None:
             .values_list("key", flat=True)
         )
         LoginAttempt.objects.bulk_create(
-            [_row(key, attempt, taken[attempt]) for key, attempt in sorted(by_key.items()) if key not in known],
+            [
+                _row(key, attempt, taken[attempt])
+                for key, attempt in sorted(by_key.items())
+                if key not in known and taken[attempt].count > 0
+            ],
             # Made by another process in this very moment: its row stays, and counts one attempt less.
             ignore_conflicts=True,
         )
@@ -162,8 +177,12 @@ def _add_counts(seen_again: dict[str, _Pending]) -> None:
         by_count.setdefault(pending.count, []).append(key)
     for count, keys in by_count.items():
         # One time for all of them: they were collected within a second.
-        last = max(seen_again[key].last for key in keys)
-        LoginAttempt.objects.filter(key__in=keys).update(count=F("count") + count, last=last)
+        rows = LoginAttempt.objects.filter(key__in=keys)
+        if count > 0:
+            rows.update(count=F("count") + count, last=max(seen_again[key].last for key in keys))
+        elif count < 0:
+            rows.filter(count__lte=-count).delete()  # all of them count elsewhere now
+            rows.update(count=F("count") + count)
 
 
 def _remove_oldest_failures(account_names: set[str]) -> None:

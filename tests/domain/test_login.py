@@ -247,6 +247,25 @@ def test_equal_attempts_are_one_row_and_no_password_is_in_it(site: Site) -> None
     assert "wrong-pass" not in str(LoginAttempt.objects.values().get(pk=rows[0].pk))
 
 
+def test_a_client_may_say_after_the_login_what_it_is(site: Site) -> None:
+    for _ in range(2):
+        assert site.plain(PASSWORD).ok
+    site.recorder.flush()
+    for agent in ("name=Mail", "name=Mail", "name=Phone"):
+        attempt = site.plain(PASSWORD).attempt
+        assert attempt is not None
+        site.recorder.flush()
+        named = site.service.identify(attempt, agent)
+        assert site.service.identify(named, agent) == named
+    rows = {row.user_agent: row.count for row in site.attempts()}
+    assert rows == {"test client": 2, "name=Mail": 2, "name=Phone": 1}
+    # Within the moment in which attempts are collected, too.
+    attempt = site.plain(PASSWORD).attempt
+    assert attempt is not None
+    site.service.identify(site.service.identify(attempt, "name=Phone"), "name=Phone os=7")
+    assert {row.user_agent: row.count for row in site.attempts()} == {**rows, "name=Phone os=7": 1}
+
+
 def test_only_so_many_failed_rows_are_kept_per_account(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(login_attempts, "MAX_FAILED_ROWS", 5)
     address = site.login

@@ -7,6 +7,7 @@ import imaplib
 import shutil
 import ssl
 import subprocess
+import time
 
 import pytest
 
@@ -14,6 +15,7 @@ from accounts.models import Account
 from protocols.sasl.channel_binding import ChannelBinding, channel_binding
 from protocols.sasl.client import Plain, Scram, client_mechanism
 from protocols.sasl.scram import ScramHash
+from server.models import LoginAttempt
 from tests.system.imap.conftest import User
 from tests.system.imap.wire import Closed, Wire
 from tests.system.servers import source_ip
@@ -218,3 +220,16 @@ def test_a_disabled_account_is_told_why(imap_user: User) -> None:
     answer = imap_user.connect().no(f"LOGIN {imap_user.address} {imap_user.password}")
     assert answer.code == []
     assert "unpaid bills" in answer.tagged.text
+
+
+def test_the_list_of_logins_shows_what_the_client_says_that_it_is(imap_user: User) -> None:
+    wire = imap_user.session()
+    wire.ok('ID ("name" "Post" "version" "7")')
+    wire.ok('ID ("name" "Post" "version" "8" "os" NIL)')
+    deadline = time.monotonic() + 20
+    shown: list[tuple[str, int]] = []
+    while shown != [("name=Post version=8", 1)]:  # they are written within seconds
+        assert time.monotonic() < deadline, shown
+        time.sleep(0.1)
+        rows = LoginAttempt.objects.filter(account_name=imap_user.account.name)
+        shown = list(rows.values_list("user_agent", "count"))
