@@ -45,7 +45,16 @@ _FIRST_RELEASE: Final = (
     "INPROGRESS",
 )
 _SECOND_WAVE: Final = ("METADATA", "LIST-METADATA", "NOTIFY", "MULTISEARCH", "UIDONLY")
-_BEYOND: Final = ("UNAUTHENTICATE",)
+_BEYOND: Final = (
+    "UNAUTHENTICATE",
+    "SORT",
+    "SORT=DISPLAY",
+    "THREAD=ORDEREDSUBJECT",
+    "THREAD=REFERENCES",
+    "ESORT",
+    "PARTIAL",
+    "OBJECTID",
+)
 BASE: Final = (*_FIRST_RELEASE, *_SECOND_WAVE, *_BEYOND)
 COMPRESS: Final = "COMPRESS=DEFLATE"  # offered to who is logged in, and does not compress yet
 _SCRAM_AND_CRAM: Final = ("AUTH=SCRAM-SHA-256", "AUTH=SCRAM-SHA-1", "AUTH=CRAM-MD5")

@@ -28,7 +28,9 @@ from . import (
     search,
     searchargs,
     select,
+    sort,
     storeflags,
+    thread,
     transfer,
 )
 from .answers import Done
@@ -110,6 +112,10 @@ COMMANDS: Final[dict[bytes, Command]] = {
         SELECTED, partial(searchargs.parse, is_uid=False), search.search, by_number=True, announces=False
     ),
     b"UID SEARCH": _command(SELECTED, partial(searchargs.parse, is_uid=True), search.search),
+    b"SORT": _command(SELECTED, partial(sort.parse, is_uid=False), sort.sort, by_number=True, announces=False),
+    b"UID SORT": _command(SELECTED, partial(sort.parse, is_uid=True), sort.sort),
+    b"THREAD": _command(SELECTED, partial(thread.parse, is_uid=False), thread.thread, by_number=True, announces=False),
+    b"UID THREAD": _command(SELECTED, partial(thread.parse, is_uid=True), thread.thread),
     b"STORE": _command(
         SELECTED, partial(storeflags.parse, is_uid=False), storeflags.store, by_number=True, announces=False
     ),

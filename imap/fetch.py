@@ -38,6 +38,8 @@ async def fetch(session: Session, arguments: FetchArguments) -> Done:
     uids = await session.resolve(arguments.numbers, is_uid=arguments.is_uid)
     if arguments.changed_since is not None or Item.MODSEQ in arguments.items:
         session.enable_condstore()
+    if arguments.partial is not None:
+        uids = await session.call(_part, session.the_selected().mailbox_id, uids, arguments)
     if arguments.vanished:
         # Before any FETCH, whose numbers would confuse (RFC 7162 3.2.6).
         await _send_vanished(session, arguments)
@@ -72,6 +74,16 @@ async def send_items(session: Session, items: Sequence[FetchItem], uids: array[i
         items, with_modseq=session.qresync, rev2=session.rev2, utf8=session.utf8, uidonly=session.uidonly
     )
     await _send_contents(session, plan, uids, 0)
+
+
+def _part(mailbox_id: int, uids: array[int], arguments: FetchArguments) -> array[int]:
+    """Those of the messages that PARTIAL names; of those that changed, where only they are asked for (RFC 9394 3.3)."""
+    assert arguments.partial is not None
+    if arguments.changed_since:
+        uids = array(
+            "I", [row.uid for row in reading.flag_rows(mailbox_id, uids, changed_since=arguments.changed_since)]
+        )
+    return array("I", arguments.partial.of(uids))
 
 
 async def _send_vanished(session: Session, arguments: FetchArguments) -> None:

@@ -1,4 +1,4 @@
-"""The arguments of FETCH: which data items of which messages (RFC 9051 6.4.5, RFC 3516, 7162 3.1.4, 8514, 8970)."""
+"""The arguments of FETCH: data items of messages (RFC 9051 6.4.5; RFC 3516, 7162, 8474, 8514, 8970, 9394)."""
 
 from __future__ import annotations
 
@@ -6,7 +6,9 @@ import enum
 from dataclasses import dataclass
 from typing import Final
 
+from . import partial as partials
 from .answers import astring
+from .partial import Partial
 from .sections import PATH_MAX, Section, SectionText
 from .sets import SequenceSet
 from .syntax import NUMBER64_MAX, NUMBER_MAX, Parser
@@ -28,6 +30,8 @@ class Item(enum.Enum):
     MODSEQ = b"MODSEQ"
     SAVEDATE = b"SAVEDATE"
     PREVIEW = b"PREVIEW"
+    EMAILID = b"EMAILID"
+    THREADID = b"THREADID"
 
 
 class Form(enum.Enum):
@@ -75,6 +79,7 @@ class FetchArguments:
     is_uid: bool
     changed_since: int | None = None
     vanished: bool = False
+    partial: Partial | None = None
 
 
 def parse(parser: Parser, *, is_uid: bool) -> FetchArguments:
@@ -82,11 +87,11 @@ def parse(parser: Parser, *, is_uid: bool) -> FetchArguments:
     numbers = parser.sequence_set()
     parser.space()
     items = _items(parser)
-    changed_since, vanished = _modifiers(parser) if parser.take(b" ") else (None, False)
+    changed_since, vanished, partial = _modifiers(parser) if parser.take(b" ") else (None, False, None)
     if vanished and (not is_uid or changed_since is None):
         raise parser.fail("VANISHED only in UID FETCH with CHANGEDSINCE")
     parser.end()
-    return FetchArguments(numbers, items, is_uid, changed_since, vanished)
+    return FetchArguments(numbers, items, is_uid, changed_since, vanished, partial)
 
 
 def _items(parser: Parser) -> tuple[FetchItem, ...]:
@@ -210,10 +215,11 @@ def _partial(parser: Parser) -> tuple[int, int] | None:
     return offset, count
 
 
-def _modifiers(parser: Parser) -> tuple[int | None, bool]:
+def _modifiers(parser: Parser) -> tuple[int | None, bool, Partial | None]:
     parser.expect(b"(")
     changed_since: int | None = None
     vanished = False
+    partial: Partial | None = None
     while True:
         name = parser.word("modifier")
         if name == "CHANGEDSINCE" and changed_since is None:
@@ -221,8 +227,10 @@ def _modifiers(parser: Parser) -> tuple[int | None, bool]:
             changed_since = parser.number("modification sequence", most=NUMBER64_MAX)  # iOS sends 0
         elif name == "VANISHED" and not vanished:
             vanished = True
+        elif name == "PARTIAL" and partial is None:
+            partial = partials.parse(parser)
         else:
-            raise parser.fail(f"CHANGEDSINCE or VANISHED, each once, not {name[:40]}")
+            raise parser.fail(f"CHANGEDSINCE, VANISHED or PARTIAL, each once, not {name[:40]}")
         if parser.take(b")"):
-            return changed_since, vanished
+            return changed_since, vanished, partial
         parser.space()

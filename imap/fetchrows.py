@@ -9,7 +9,7 @@ from typing import Any, Final, Self
 
 from protocols import imapformat
 from protocols.message import Part
-from store import previews, reading
+from store import objectids, previews, reading
 from store.flags import words
 
 from .answers import internal_date, text_string
@@ -34,6 +34,8 @@ COLUMNS: Final[dict[Item, tuple[str, ...]]] = {
     Item.MODSEQ: ("modseq",),
     Item.SAVEDATE: ("save_date",),
     Item.PREVIEW: ("preview",),
+    Item.EMAILID: ("blob_id", "prefix"),
+    Item.THREADID: ("thread_id",),
 }
 FORMATS: Final[dict[Item, bytes]] = {
     Item.UID: b"UID %d",
@@ -46,6 +48,8 @@ FORMATS: Final[dict[Item, bytes]] = {
     Item.MODSEQ: b"MODSEQ (%d)",
     Item.SAVEDATE: b"SAVEDATE %b",
     Item.PREVIEW: b"PREVIEW %b",
+    Item.EMAILID: b"EMAILID (%b)",
+    Item.THREADID: b"THREADID %b",
 }
 
 
@@ -161,6 +165,13 @@ def value_of(item: Item, columns: Sequence[str], *, utf8: bool) -> Callable[[Row
             return lambda row: b"NIL" if row[first] is None else internal_date(row[first], 0)
         case Item.PREVIEW:
             return lambda row: text_string(row[first][: previews.SENT_MAX], utf8=utf8)
+        case Item.EMAILID:
+            prefix = at[1]
+            return lambda row: objectids.email_id(row[first], row[prefix]).encode("ascii")
+        case Item.THREADID:
+            return lambda row: (
+                b"NIL" if row[first] is None else b"(%b)" % objectids.thread_id(row[first]).encode("ascii")
+            )
         case Item.BODY:
             return lambda row: imapformat.body(Part.from_json(row[first]))
     return lambda row: row[first]

@@ -8,7 +8,7 @@ from typing import Final
 
 from server import db
 from store import metadata as stored
-from store import reading
+from store import objectids, reading
 from store.errors import StoreError
 from store.metadata import Entry
 from store.reading import Listing, MailboxView
@@ -80,6 +80,7 @@ class _StatusLines:
             "RECENT": 0,
             "APPENDLIMIT": self._append_limit,
             "HIGHESTMODSEQ": view.modseq,
+            "MAILBOXID": f"({objectids.mailbox_id(view.id)})",
             "DELETED-STORAGE": in_units(self.deleted_sizes.get(view.id, 0)),
         }
         shown = " ".join(f"{item} {values[item]}" for item in self._items).encode("ascii")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from store import changes, mailboxes
+from store import changes, mailboxes, objectids
 from store.changes import Event
 from store.db import AccountTx
 from store.models import SPECIAL_USES
@@ -70,18 +70,18 @@ async def create(session: Session, arguments: CreateArguments) -> Done:
     name = read_mailbox_name(arguments.mailbox, utf8=session.utf8).removesuffix("/")
     uses = _special_uses(arguments.uses)
 
-    def make(tx: AccountTx) -> list[Event]:
+    def make(tx: AccountTx) -> tuple[str, list[Event]]:
         since = tx.state.last_modseq
-        mailboxes.create(tx, name, uses)
+        mailbox = mailboxes.create(tx, name, uses)[-1]
         tx.flush()
-        return changes.events(tx.account_id, since).events
+        return objectids.mailbox_id(mailbox.pk), changes.events(tx.account_id, since).events
 
-    made = await session.change(make)
+    object_id, made = await session.change(make)
     await session.tell_pending()
     for event in made:
         if event.kind == announce.Kind.MAILBOX_ADD:
             session.send(announce.event_line(_with_old_name(event, name), rev2=session.rev2, utf8=session.utf8))
-    return Done()
+    return Done(code=b"MAILBOXID (%b)" % object_id.encode("ascii"))
 
 
 def _special_uses(attributes: tuple[str, ...]) -> list[str]:

@@ -12,7 +12,7 @@ from store.reading import MailboxView
 from . import searchargs
 from .answers import Bad, Done, Refused, mailbox_name
 from .filters import GivenFilter, Kind, parse_filter, surroundings_of
-from .search import find, result
+from .search import find, result, saved
 from .searchargs import CHARSETS, Place, SearchArguments, has_message_numbers, resolved
 from .session import Session
 from .syntax import Parser
@@ -70,14 +70,15 @@ async def esearch(session: Session, arguments: MultiSearchArguments) -> Done:
         if place is None:
             continue  # it was removed meanwhile
         query = await session.call(resolved, asked.key, place)
-        found = await find(session, place, query, returned)
+        found = await find(session, place, query, returned, asked.partial)
         if "SAVE" in returned:
-            session.the_selected().saved = found.uids
+            session.the_selected().saved = saved(found.uids, returned, asked.partial)
         if found.uids and returned != {"SAVE"}:
             name = mailbox_name(view.name, utf8=session.utf8)
+            results = result(found.uids, returned, asked.partial, found.modseq * asked.has_modseq)
             session.send(
                 b'* ESEARCH (TAG "%b" MAILBOX %b UIDVALIDITY %d) UID%b\r\n'
-                % (session.tag, name, view.uidvalidity, result(found.uids, returned, found.modseq * asked.has_modseq))
+                % (session.tag, name, view.uidvalidity, results)
             )
             await session.flush_if_much()
     return Done()

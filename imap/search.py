@@ -1,9 +1,9 @@
-"""SEARCH and UID SEARCH, with results to save and ESEARCH (RFC 9051 6.4.4, RFC 4731, RFC 5182)."""
+"""SEARCH and UID SEARCH, with results to save and ESEARCH (RFC 9051 6.4.4, RFC 4731, RFC 5182, RFC 9394)."""
 
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -11,6 +11,7 @@ from store import search as engine
 from store.search import Page, Query
 
 from .answers import Bad, Done, Refused
+from .partial import Partial
 from .progress import Progress
 from .searchargs import CHARSETS, Place, SearchArguments, has_message_numbers, resolved
 from .session import Session
@@ -33,7 +34,25 @@ class Found:
 
 async def search(session: Session, arguments: SearchArguments) -> Done:
     selected, returned = session.the_selected(), arguments.returned
-    saves = returned is not None and "SAVE" in returned
+    place, query = await begin(session, arguments)
+    if returned is None and session.rev2:
+        returned = frozenset({"ALL"})
+    found = await find(session, place, query, returned, arguments.partial)
+    if returned is not None and "SAVE" in returned:
+        selected.saved = saved(found.uids, returned, arguments.partial)
+    modseq = found.modseq if arguments.has_modseq and found.uids else 0
+    numbers = found.uids if arguments.is_uid else await session.call(_numbers, selected.uids, found.uids)
+    if returned is None:
+        session.send(_search_lines(numbers, modseq))
+    elif returned != {"SAVE"}:
+        session.send(esearch_line(session.tag, numbers, returned, arguments, modseq))
+    return await end(session)
+
+
+async def begin(session: Session, arguments: SearchArguments) -> tuple[Place, Query]:
+    """What SEARCH, SORT and THREAD begin with: where and what to search, once it is known that they can be answered."""
+    selected = session.the_selected()
+    saves = arguments.returned is not None and "SAVE" in arguments.returned
     if arguments.charset not in CHARSETS:
         if saves:
             selected.saved = array("I")  # what a failed search leaves behind (RFC 5182 2.1)
@@ -46,34 +65,49 @@ async def search(session: Session, arguments: SearchArguments) -> Done:
         await session.known_uids()
     place = Place.of_selected(selected)
     query = await session.call(resolved, arguments.key, place)
-    if returned is None and session.rev2:
-        returned = frozenset({"ALL"})
     if saves:
         selected.saved = array("I")  # as above, until the matches are known
-    found = await find(session, place, query, returned)
-    if saves:
-        selected.saved = found.uids
-    with_modseq = arguments.has_modseq and bool(found.uids)
-    numbers = found.uids if arguments.is_uid else await session.call(_numbers, selected.uids, found.uids)
-    if returned is None:
-        session.send(_search_lines(numbers, found.modseq if with_modseq else 0))
-    elif returned != {"SAVE"}:
-        line = b'* ESEARCH (TAG "%b")' % session.tag + (b" UID" if arguments.is_uid else b"")
-        line += result(numbers, returned, found.modseq if with_modseq else 0)
-        session.send(line + b"\r\n")
+    return place, query
+
+
+async def end(session: Session) -> Done:
+    """What they end with: OK, which says whether messages could not be searched any more."""
+    selected = session.the_selected()
     if await session.call(engine.lost_since, selected.mailbox_id, selected.position):
         return Done(code=b"EXPUNGEISSUED", text=b"some messages no longer exist")
     return Done()
 
 
-async def find(session: Session, place: Place, query: Query, returned: frozenset[str] | None) -> Found:
+async def find(
+    session: Session,
+    place: Place,
+    query: Query,
+    returned: frozenset[str] | None = None,
+    partial: Partial | None = None,
+) -> Found:
     """The matches in a mailbox, as far as they are needed for what is to be returned."""
-    if returned is not None and returned & {"MIN", "MAX"} and not returned & {"ALL", "COUNT"}:
-        return await _ends(session, place, query, returned)
+    if returned is not None and not returned & {"ALL", "COUNT"}:
+        ends = returned & {"MIN", "MAX"}
+        if ends and partial is None:
+            return await _ends(session, place, query, returned)
+        if partial is not None and not ends:
+            return await _first(session, place, query, partial)
     found = Found()
     async for page in _pages(session, place, query):
         found.add(page)
     return found
+
+
+def saved(uids: Sequence[int], returned: frozenset[str], partial: Partial | None) -> array[int]:
+    """What $ is after a search with SAVE: all matches, or those asked for by position (RFC 5182 2.4, RFC 9394 3.2)."""
+    kept: Collection[int] = uids
+    if uids and returned & {"MIN", "MAX", "PARTIAL"} and not returned & {"ALL", "COUNT"}:
+        kept = {uids[0]} if "MIN" in returned else set()
+        if "MAX" in returned:
+            kept.add(uids[-1])
+        if partial is not None:
+            kept.update(partial.of(uids))
+    return array("I", sorted(kept))
 
 
 class _pages:
@@ -115,6 +149,23 @@ async def _ends(session: Session, place: Place, query: Query, returned: frozense
     return found
 
 
+async def _first(session: Session, place: Place, query: Query, partial: Partial) -> Found:
+    """As many matches from the beginning or the end as PARTIAL needs, and of no others the modification sequence."""
+    pages: list[Page] = []
+    count = 0
+    async for page in _pages(session, place, query, descending=partial.from_end):
+        pages.append(page)
+        count += len(page.matches)
+        if count >= partial.high:
+            break
+    if partial.from_end:
+        pages.reverse()
+    matches = [match for page in pages for match in page.matches]
+    wanted = frozenset(partial.of([match.uid for match in matches]))
+    modseq = max((match.modseq for match in matches if match.uid in wanted), default=0)
+    return Found(array("I", [match.uid for match in matches]), modseq)
+
+
 def _numbers(known: array[int], uids: array[int]) -> array[int]:
     """The message numbers of known UIDs, ascending."""
     wanted = frozenset(uids)
@@ -130,8 +181,19 @@ def _search_lines(numbers: array[int], modseq: int) -> bytes:
     return b"\r\n".join(lines) + ending
 
 
-def result(numbers: array[int], returned: frozenset[str], modseq: int) -> bytes:
-    """What an ESEARCH response returns of the matches, each item after a space; ``modseq`` 0: none."""
+def esearch_line(
+    tag: bytes, numbers: Sequence[int], returned: frozenset[str], arguments: SearchArguments, modseq: int
+) -> bytes:
+    """The ESEARCH response of a search in the selected mailbox."""
+    line = b'* ESEARCH (TAG "%b")' % tag + (b" UID" if arguments.is_uid else b"")
+    return line + result(numbers, returned, arguments.partial, modseq) + b"\r\n"
+
+
+def result(numbers: Sequence[int], returned: frozenset[str], partial: Partial | None, modseq: int) -> bytes:
+    """What an ESEARCH response returns of the matches, each item after a space; ``modseq`` 0: none.
+
+    The matches are told in the order in which they are given.
+    """
     line = b""
     if "MIN" in returned and numbers:
         line += b" MIN %d" % numbers[0]
@@ -141,6 +203,8 @@ def result(numbers: array[int], returned: frozenset[str], modseq: int) -> bytes:
         line += b" COUNT %d" % len(numbers)
     if "ALL" in returned and numbers:
         line += b" ALL " + compact(numbers)
+    if partial is not None:
+        line += b" PARTIAL (%b %b)" % (partial.label, compact(partial.of(numbers)) or b"NIL")
     if modseq:
         line += b" MODSEQ %d" % modseq
     return line

@@ -1,4 +1,4 @@
-"""The arguments of SEARCH as a query of store.search (RFC 9051 6.4.4, RFC 7162 3.1.5, RFC 5032, RFC 8514 4.3)."""
+"""The arguments of SEARCH as a query of store.search (RFC 9051 6.4.4; RFC 5032, 7162 3.1.5, 8474, 8514 4.3, 9394)."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final, Self
 
+from store import objectids
 from store.errors import BadFlag
 from store.flags import ANSWERED, DELETED, DRAFT, FLAGGED, SEEN, parse_words
 from store.search import (
     All,
     And,
     Body,
+    Email,
     Flag,
     Header,
     Keyword,
@@ -28,11 +30,14 @@ from store.search import (
     Sent,
     Smaller,
     Text,
+    Thread,
     Uid,
     Younger,
     uid_ranges,
 )
 
+from . import partial as partials
+from .partial import Partial
 from .selected import Selected
 from .sets import Range, SequenceSet
 from .syntax import NUMBER64_MAX, Parser
@@ -40,7 +45,7 @@ from .syntax import NUMBER64_MAX, Parser
 NESTING_MAX: Final = 50
 KEYS_MAX: Final = 10_000
 CHARSETS: Final = frozenset({"US-ASCII", "UTF-8"})
-RETURN_OPTIONS: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE"})
+RETURN_OPTIONS: Final = frozenset({"MIN", "MAX", "ALL", "COUNT", "SAVE", "PARTIAL"})
 NOTHING: Final = Not(All())
 
 _FLAGS: Final = {
@@ -94,16 +99,17 @@ class SearchArguments:
     returned: frozenset[str] | None
     charset: str
     has_modseq: bool
+    partial: Partial | None = None
 
 
 def parse(parser: Parser, *, is_uid: bool) -> SearchArguments:
     parser.space()
-    returned, charset = None, "UTF-8"
+    returned, partial, charset = None, None, "UTF-8"
     keys = _Keys(parser)
     first = None if keys.next_is_set() else parser.word("search key") if not parser.peek(b"(") else None
     if first == "RETURN":
         parser.space()
-        returned = _return_options(parser)
+        returned, partial = return_options(parser)
         parser.space()
         first = None if keys.next_is_set() or parser.peek(b"(") else parser.word("search key")
     if first == "CHARSET":
@@ -112,25 +118,41 @@ def parse(parser: Parser, *, is_uid: bool) -> SearchArguments:
         parser.space()
         first = None
         keys.charset_known = charset in CHARSETS
-    terms = [keys.key(1, first)]
-    while parser.take(b" "):
-        terms.append(keys.key(1))
-    parser.end()
-    key: Key = terms[0] if len(terms) == 1 else And(tuple(terms))  # type: ignore[arg-type]  # see resolved()
-    return SearchArguments(key, is_uid, returned, charset, keys.has_modseq)
+    key = keys.all_to_the_end(first)
+    return SearchArguments(key, is_uid, returned, charset, keys.has_modseq, partial)
 
 
-def _return_options(parser: Parser) -> frozenset[str]:
+def parse_after_charset(
+    parser: Parser, *, is_uid: bool, returned: frozenset[str] | None = None, partial: Partial | None = None
+) -> SearchArguments:
+    """What SORT and THREAD end in: a charset and search keys."""
+    charset = parser.astring().decode("ascii", "replace").upper()
+    parser.space()
+    keys = _Keys(parser)
+    keys.charset_known = charset in CHARSETS
+    key = keys.all_to_the_end(None)
+    return SearchArguments(key, is_uid, returned, charset, keys.has_modseq, partial)
+
+
+def return_options(parser: Parser) -> tuple[frozenset[str], Partial | None]:
+    """What follows RETURN; with PARTIAL among the options its range."""
     parser.expect(b"(")
     options: set[str] = set()
+    partial: Partial | None = None
     while not parser.take(b")"):
         if options:
             parser.space()
         option = parser.word("return option")
         if option not in RETURN_OPTIONS:
             raise parser.fail(f"return option {', '.join(sorted(RETURN_OPTIONS))}, not {option[:40]}")
+        if option == "PARTIAL":
+            if partial is not None:
+                raise parser.fail("PARTIAL once")
+            partial = partials.parse(parser)
         options.add(option)
-    return frozenset(options or {"ALL"})
+        if {"ALL", "PARTIAL"} <= options:
+            raise parser.fail("either ALL or PARTIAL")  # RFC 9394 3.1
+    return frozenset(options or {"ALL"}), partial
 
 
 class _Keys:
@@ -141,6 +163,14 @@ class _Keys:
         self._count = 0
         self.has_modseq = False
         self.charset_known = True
+
+    def all_to_the_end(self, first: str | None) -> Key:
+        """The keys that the command ends in, as one; ``first`` if the first one's name was read already."""
+        terms = [self.key(1, first)]
+        while self._parser.take(b" "):
+            terms.append(self.key(1))
+        self._parser.end()
+        return terms[0] if len(terms) == 1 else And(tuple(terms))  # type: ignore[arg-type]  # see resolved()
 
     def next_is_set(self) -> bool:
         parser = self._parser
@@ -210,6 +240,14 @@ class _Keys:
                 parser.space()
                 limit = datetime.now(UTC) - timedelta(seconds=parser.number("seconds", least=1))
                 return Older(limit) if word == "OLDER" else Younger(limit)
+            case "EMAILID":
+                parser.space()
+                content = objectids.content_of(parser.atom("object id").decode("ascii"))
+                return NOTHING if content is None else Email(content)
+            case "THREADID":
+                parser.space()
+                thread = objectids.thread_of(parser.atom("object id").decode("ascii"))
+                return NOTHING if thread is None else Thread(thread)
             case "UID":
                 parser.space()
                 return Numbers(parser.sequence_set(), is_uid=True)

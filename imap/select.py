@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from server import faults
-from store import messages, reading
+from store import messages, objectids, reading
 from store.db import AccountTx
 from store.errors import MailboxGone, StoreError
 from store.models import Mailbox
@@ -84,6 +84,7 @@ async def select(session: Session, arguments: SelectArguments) -> Done:
     lines.append(b'* LIST () "/" %b%b\r\n' % (mailbox_name(view.name, utf8=session.utf8), renamed))
     if session.condstore:
         lines.append(b"* OK [HIGHESTMODSEQ %d] modseq\r\n" % selected.highest_modseq)
+    lines.append(b"* OK [MAILBOXID (%b)] object id\r\n" % objectids.mailbox_id(view.id).encode("ascii"))
     session.send_lines(lines)
     session.selected = selected
     if arguments.known is not None and arguments.known.uidvalidity == view.uidvalidity:

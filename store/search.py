@@ -23,17 +23,17 @@ from typing import Any, Final, NamedTuple
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import BooleanField, ExpressionWrapper, F, Func, Q, Value
 from django.db.models.expressions import Combinable
-from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import StrIndex
 from django.db.models.sql.compiler import SQLCompiler
 
-from protocols.message.dates import parse_date
 from server.statements import Statement
 
-from . import content, index, text
+from . import content, index, objectids, text
 from .columns import BITS
 from .flags import FLAGS
 from .models import Blob, BlobText, Mailbox, Message
+from .objectids import Content
+from .sorting import SENT, prefix_date
 from .targets import uid_conditions
 
 PAGE_FIRST: Final = 500  # messages of the first page: an answer may be needed soon
@@ -147,6 +147,20 @@ class ModSeq:
 
 
 @dataclass(frozen=True, slots=True)
+class Email:
+    """The messages with this content, as an EMAILID names it."""
+
+    content: Content
+
+
+@dataclass(frozen=True, slots=True)
+class Thread:
+    """The messages of a thread, by its number."""
+
+    thread_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class Header:
     """A field of the message's own header has this in its value; "" matches any field of that name."""
 
@@ -168,7 +182,7 @@ class Body:
 
 Query = (
     All | And | Or | Not | Flag | Keyword | Received | Sent | Older | Younger | Saved | Larger | Smaller | Uid | ModSeq
-    | Header | Text | Body
+    | Email | Thread | Header | Text | Body
 )  # fmt: skip
 
 
@@ -271,9 +285,9 @@ _COLUMNS: Final[dict[str, str | Combinable]] = {
     "received_offset": "received_offset",
     "save_date": "save_date",
     "size": "size",
+    "thread_id": "thread_id",
     "prefix": "prefix",
-    # Not KT(): it takes what is before the first __ for the column.
-    "sent": KeyTextTransform("parsed_date", "blob__envelope"),
+    "sent": SENT,
     "truncated": "blob__text__truncated",
 }
 
@@ -333,6 +347,8 @@ class _Plan:
                 return condition
             case Received(relation, day):
                 return _received_superset(relation, day)
+            case Email(named):
+                return Q(blob_id=named.blob_id)
             case Body(value):
                 return self._undecided() | Q(_in("body", text.fold(value)))
             case Header(name, value):
@@ -394,6 +410,14 @@ class _Plan:
                 return lambda row, texts: bool(row[column] < size)
             case ModSeq(at_least):
                 return lambda row, texts: bool(row[_MODSEQ] >= at_least)
+            case Email(named):
+                prefix = self._column("prefix")
+                return lambda row, texts: (
+                    row[_BLOB] == named.blob_id and objectids.prefix_digest(row[prefix]) == named.digest
+                )
+            case Thread(thread_id):
+                thread = self._column("thread_id")
+                return lambda row, texts: bool(row[thread] == thread_id)
             case Uid(ranges):
                 starts = [low for low, _ in ranges]
                 return lambda row, texts: _in_ranges(row[_UID], starts, ranges)
@@ -576,6 +600,8 @@ def _exact(query: Query) -> Q | None:
             return Q(size__lt=size)
         case ModSeq(at_least):
             return Q(modseq__gte=at_least)
+        case Thread(thread_id):
+            return Q(thread_id=thread_id)
         case Uid(ranges) if 0 < len(ranges) <= SQL_RANGES_MAX:
             condition = Q()
             for low, high in ranges:
@@ -698,11 +724,9 @@ def _saved(relation: Relation, day: date) -> Q:
 
 def _sent(parsed: str | None, prefix: bytes, relation: Relation, day: date) -> bool:
     """The Date of the prefix (of a submission that came without one) goes before the content's."""
-    if b"\ndate:" in b"\n" + bytes(prefix).lower():
-        own = next((line for line in _prefix_text(prefix).split("\n") if line.startswith("date: ")), "")
-        moment = parse_date(own.removeprefix("date: "))
-        if moment is not None:
-            return _compare(moment.date(), relation, day)
+    moment = prefix_date(bytes(prefix))
+    if moment is not None:
+        return _compare(moment.date(), relation, day)
     return _compare(date.fromisoformat(parsed[:10]) if parsed else None, relation, day)
 
 
