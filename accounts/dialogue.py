@@ -65,6 +65,10 @@ class Dialogue:
         context = self._context(mechanism, user_agent)
         return self._ended(await self._call(login_service().login_plain, user, "", password, context))
 
+    async def client_key(self) -> LoginOutcome:
+        """A login with the key that the client showed in the TLS handshake, without a word of it."""
+        return self._ended(await self._call(login_service().login_with_key, "", self._context("external", "")))
+
     async def exchange(self, mechanism: str, initial: bytes | None, user_agent: str = "") -> LoginOutcome:
         """A SASL exchange, from the decoded initial response (None: there was none) to its outcome.
 
@@ -127,6 +131,7 @@ class Dialogue:
             local_ip=self._stream.local_ip,
             tls=f"{tls.version} {tls.cipher}" if tls is not None else "",
             user_agent=user_agent,
+            client_key_fingerprint=self._connection.client_key,
         )
 
     def _trace(self, direction: str, data: bytes) -> None:

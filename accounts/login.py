@@ -22,6 +22,8 @@ from protocols.sasl import (
     ChannelBinding,
     CredentialKind,
     CredentialsNeeded,
+    ExternalClaimed,
+    ExternalServer,
     Failed,
     Failure,
     PasswordGiven,
@@ -40,6 +42,7 @@ from server.login_attempts import UNKNOWN_ACCOUNT, Attempt, AttemptRecorder
 from server.models import LoginResult
 from server.ratelimit import Allowance, Limiter
 
+from . import tlskeys
 from .addresses import canonical_address, resolve_login
 from .models import Address, Credential, Domain
 from .passwords import SCRAM_ITERATIONS, check_password
@@ -64,7 +67,7 @@ class LoginContext:
     local_ip: str
     tls: str = ""  # version and cipher; empty without TLS
     user_agent: str = ""  # HTTP header or IMAP ID
-    client_key_fingerprint: str = ""
+    client_key_fingerprint: str = ""  # of the key that a TLS client showed
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +155,24 @@ class LoginService:
             return self.fail(login, address, wrong, context, result)
         return self.succeed(login, address, allowance, context)
 
+    def login_with_key(self, authzid: str, context: LoginContext) -> LoginOutcome:
+        """Log in with the key that a TLS client showed; ``authzid`` is empty, or the address that the key is for."""
+        allowance = self.allowance(context)
+        if not allowance.allowed:
+            return self.refuse_too_many(authzid, context)
+        try:
+            key = tlskeys.find_key(context.client_key_fingerprint)
+            address = None if key is None else resolve_login(key.login_address)
+            other = authzid != "" and (address is None or resolve_login(authzid) != address)
+        except (DatabaseError, DatabaseBusy) as exc:
+            return self.fail(authzid, None, Failed(Failure.UNAVAILABLE, f"database: {exc}"), context)
+        if key is None or address is None or address.account_id != key.account_id:
+            return self.fail(authzid, None, Failed(Failure.CREDENTIALS, "nobody has this key"), context)
+        if other:
+            refused = Failed(Failure.AUTHORIZATION, f"asked to act as {authzid!r}")
+            return self.fail(key.login_address, address, refused, context)
+        return self.succeed(key.login_address, address, allowance, context)
+
     def exchange(
         self,
         mechanism: str,
@@ -163,7 +184,10 @@ class LoginService:
     ) -> LoginExchange:
         """Begin a SASL exchange; parameters as for ``sasl.server_mechanism()``. Raises UnknownMechanism."""
         try:
-            machine = server_mechanism(mechanism, channel, plus_announced, hostname)
+            if mechanism.upper() == "EXTERNAL" and context.client_key_fingerprint:
+                machine: ServerMechanism = ExternalServer()
+            else:
+                machine = server_mechanism(mechanism, channel, plus_announced, hostname)
         except UnknownMechanism:
             context = replace(context, mechanism=UNRECOGNIZED_MECHANISM)
             self._finish(LoginOutcome(LoginResult.BADPROTOCOL, "", reason="unknown mechanism"), context)
@@ -202,6 +226,11 @@ class LoginService:
     def succeed(self, login: str, address: Address, allowance: Allowance, context: LoginContext) -> LoginOutcome:
         """Right credentials: in, unless logins of the account are disabled, which only its owner gets to know."""
         account = address.account
+        if context.client_key_fingerprint:
+            key = tlskeys.find_key(context.client_key_fingerprint)
+            if key is not None and key.account_id != account.pk:
+                other = Failed(Failure.AUTHORIZATION, f"the client's key is of account {key.account}")
+                return self.fail(login, address, other, context)
         if account.login_disabled:
             outcome = LoginOutcome(
                 LoginResult.LOGINDISABLED,
@@ -314,6 +343,8 @@ class LoginExchange:
                 return step
             case PasswordGiven():
                 return self._settle(self._service.login_plain(step.authcid, step.authzid, step.password, self._context))
+            case ExternalClaimed():
+                return self._settle(self._service.login_with_key(nfc(step.authzid), self._context))
             case Authenticated():
                 if self._address is None:
                     return self._settle(self._fail(Failed(Failure.CREDENTIALS, "no such login")))

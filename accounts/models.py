@@ -257,6 +257,28 @@ class Credential(models.Model):
         return f"credential of {self.account}"
 
 
+class TLSPublicKey(models.Model):
+    """A key that TLS clients of an account log in with, without a password."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="tls_public_keys")
+    login_address = models.CharField(max_length=512, help_text="The address that it logs in as.")
+    name = models.CharField(max_length=256, blank=True, default="")
+    type = models.CharField(max_length=64, help_text="Algorithm and size.")
+    fingerprint = models.CharField(
+        max_length=64, unique=True, help_text="SHA-256 of the SubjectPublicKeyInfo, in base64url."
+    )
+    no_imap_preauth = models.BooleanField(
+        default=False, help_text="IMAP sessions with it do not start logged in: for clients that do not know PREAUTH."
+    )
+    created = models.DateTimeField()
+
+    class Meta:
+        verbose_name = "TLS public key"
+
+    def __str__(self) -> str:
+        return f"{self.name} ({self.fingerprint})"
+
+
 class DKIMSelector(models.Model):
     """A key that signs outgoing mail of a domain, or whose DNS record only waits for its turn (RFC 6376, 8463)."""
 

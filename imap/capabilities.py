@@ -67,12 +67,16 @@ _WITH_PLUS: Final = (
 )
 
 
-def before_login(*, append_limit: int, tls_version: str | None, can_start_tls: bool, cleartext_allowed: bool) -> bytes:
+def before_login(
+    *, append_limit: int, tls_version: str | None, can_start_tls: bool, cleartext_allowed: bool, shows_key: bool
+) -> bytes:
     """The list for a connection that is not logged in. ``tls_version`` None: no TLS. ``append_limit`` 0: none."""
     words = _base(append_limit)
     if tls_version is not None:
         words += _WITH_PLUS if plus_announced(tls_version) else _SCRAM_AND_CRAM
         words.append("AUTH=PLAIN")
+        if shows_key:
+            words.append("AUTH=EXTERNAL")  # of the second wave: behind what the first release has
     else:
         words += _SCRAM_AND_CRAM
         if can_start_tls:

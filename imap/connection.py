@@ -16,7 +16,7 @@ from store.bridge import Bridge
 from store.errors import StoreError
 from store.writer import WriterClosed
 
-from . import announce, waiting
+from . import announce, login, waiting
 from .answers import Bad, Bye, Done, Refused, refusal
 from .commands import COMMANDS, Command
 from .general import ConnectionDropped
@@ -89,7 +89,10 @@ class _CommandLoop:
 
     async def run(self) -> None:
         session = self._session
-        session.send(b"* OK [CAPABILITY %b] mox imap\r\n" % session.capabilities())
+        greeting = b"OK"
+        if session.connection.client_key and await login.preauthenticate(session):
+            greeting = b"PREAUTH"
+        session.send(b"* %b [CAPABILITY %b] mox imap\r\n" % (greeting, session.capabilities()))
         await session.flush()
         while not session.logged_out:
             await self._command(await self._next_command())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from accounts import tlskeys
 from accounts.dialogue import Cancelled, NotBase64
 from accounts.login import LoginOutcome
 from accounts.models import Account
@@ -60,6 +61,22 @@ def parse_authenticate(parser: Parser) -> AuthenticateArguments:
     return AuthenticateArguments(mechanism, initial)
 
 
+async def preauthenticate(session: Session) -> bool:
+    """Log a client in that showed the key of an account, unless the key is not for this. Gives whether it is in."""
+    if not await session.call(_is_for_preauth, session.connection.client_key):
+        return False
+    outcome = await session.dialogue.client_key()
+    if not outcome.ok:
+        return False
+    await _finished(session, outcome)
+    return True
+
+
+def _is_for_preauth(fingerprint: str) -> bool:
+    key = tlskeys.find_key(fingerprint)
+    return key is not None and not key.no_imap_preauth
+
+
 async def login(session: Session, arguments: LoginArguments) -> Done:
     session.require_tls_for_password()
     try:
@@ -74,7 +91,7 @@ async def authenticate(session: Session, arguments: AuthenticateArguments) -> Do
     mechanism = arguments.mechanism
     if mechanism == "PLAIN":
         session.require_tls_for_password()
-    known = mechanism if mechanism in MECHANISMS else ""
+    known = mechanism if mechanism in MECHANISMS or (mechanism == "EXTERNAL" and session.shows_key) else ""
     try:
         outcome = await session.dialogue.exchange(known, arguments.initial, session.client_id)
     except UnknownMechanism:

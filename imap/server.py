@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Final
 
+from accounts import tlskeys
 from server import ratelimit
 from server.connections import Connection, Service
 from server.ratelimit import Refusal
@@ -25,7 +26,7 @@ def services(bridge: Bridge) -> list[Service]:
         await serve(connection, bridge)
 
     return [
-        Service(name, ratelimit.Service.IMAP, implicit_tls, True, handler, _refusal)
+        Service(name, ratelimit.Service.IMAP, implicit_tls, True, handler, _refusal, wants_client_keys=tlskeys.any_key)
         for name, implicit_tls in (("imap", False), ("imaps", True))
     ]
 

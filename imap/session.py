@@ -163,7 +163,13 @@ class Session:
             tls_version=self.tls_version,
             can_start_tls=self.can_start_tls,
             cleartext_allowed=self.connection.listener.imap_no_require_starttls,
+            shows_key=self.shows_key,
         )
+
+    @property
+    def shows_key(self) -> bool:
+        """Whether the client gave a certificate: it may log in with the key, if that is somebody's."""
+        return bool(self.connection.client_key)
 
     @property
     def tls_version(self) -> str | None:

@@ -272,7 +272,7 @@ def _matchable(der: bytes, certificate: x509.Certificate | None, record: TLSA) -
     if record.selector == PUBLIC_KEY:
         if certificate is None:
             return None
-        der = _public_key(certificate.tbs_certificate_bytes)
+        der = subject_public_key_info(certificate.tbs_certificate_bytes)
     if record.matching == FULL:
         return der
     return hashlib.sha256(der).digest() if record.matching == SHA_256 else hashlib.sha512(der).digest()
@@ -295,7 +295,7 @@ def _is_signed_by(certificate: x509.Certificate, key: PublicKeyTypes) -> bool:
     return True
 
 
-def _public_key(tbs: bytes) -> bytes:
+def subject_public_key_info(tbs: bytes) -> bytes:
     """The SubjectPublicKeyInfo as it stands in a TBSCertificate (RFC 5280 section 4.1), of whatever kind the key is."""
     ((start, _, end),) = _elements(tbs, 0, len(tbs))
     elements = list(_elements(tbs, start, end))

@@ -18,7 +18,7 @@ import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine, MutableMapping
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, NamedTuple, TypeVar
 
 from prometheus_client import Counter, Gauge
 
@@ -27,6 +27,7 @@ from protocols.stream import Stream, StreamClosed, TLSFailed
 
 from . import ratelimit, tls
 from .cids import next_cid
+from .clientkeys import presented_key
 from .models import Listener, ServerSettings
 from .ratelimit import Limiter, Refusal
 
@@ -70,6 +71,9 @@ class Service:
     handler: Callable[[Connection], Awaitable[None]]
     refusal: Callable[[Refusal | None, Connection], bytes]
     session_tickets: bool = True  # off for SMTP: some large senders fail to resume
+    wants_client_keys: Callable[[], bool] | None = (
+        None  # whether clients with TLS are asked for a key; uses the database
+    )
 
 
 class ConnectionLog(logging.LoggerAdapter[logging.Logger]):
@@ -91,6 +95,8 @@ class Connection:
     settings: ServerSettings
     stopping: asyncio.Event
     log: ConnectionLog
+    client_keys: bool = False  # clients with TLS are asked for a key
+    client_key: str = ""  # fingerprint of the key that the client showed
     started: float = field(default_factory=time.monotonic)
     end_reason: str = ""
     """Why this connection is to end though the server goes on; "" while it is not."""
@@ -109,7 +115,7 @@ class Connection:
 
     async def start_tls(self) -> None:
         """The handshake with the listener's certificate. Raises TLSFailed."""
-        context = tls.server_context(self.listener, tickets=self.service.session_tickets)
+        context = tls.server_context(self.listener, tickets=self.service.session_tickets, client_keys=self.client_keys)
         if context is None:
             raise TLSFailed("no certificate")
         try:
@@ -117,6 +123,8 @@ class Connection:
         except TLSFailed as exc:
             tls_failures.labels(self.service.name, exc.reason).inc()
             raise
+        if self.client_keys and self.stream.tls is not None:
+            self.client_key = presented_key(self.stream.tls.ssl_object)
 
     def channel_binding(self) -> ChannelBinding | None:
         """What SCRAM -PLUS binds to; None without TLS."""
@@ -161,6 +169,14 @@ class Connection:
             self._waiter.cancel()
 
 
+class _Snapshot(NamedTuple):
+    """What is configured at one moment."""
+
+    listener: Listener
+    settings: ServerSettings
+    client_keys: bool
+
+
 class ConnectionServer:
     """All listening sockets of a process and the connections accepted on them. Lives on one event loop.
 
@@ -173,7 +189,7 @@ class ConnectionServer:
         self._servers: list[asyncio.Server] = []
         self._tasks: dict[asyncio.Task[None], Connection | None] = {}
         self._stopping = asyncio.Event()
-        self._snapshots: dict[int, tuple[float, Listener, ServerSettings]] = {}
+        self._snapshots: dict[tuple[int, str], tuple[float, _Snapshot]] = {}
         self._lease = asyncio.get_running_loop().create_task(self._limiter.keep_lease(), name="connection-lease")
 
     @property
@@ -223,8 +239,10 @@ class ConnectionServer:
         extra = {"cid": cid, "remote": stream.remote_ip}
         connection_log = ConnectionLog(logging.getLogger(service.handler.__module__), extra)
         try:
-            listener, settings = await self._snapshot(listener_id)
-            connection = Connection(stream, cid, service, listener, settings, self._stopping, connection_log)
+            listener, settings, client_keys = await self._snapshot(listener_id, service)
+            connection = Connection(
+                stream, cid, service, listener, settings, self._stopping, connection_log, client_keys
+            )
             task = asyncio.current_task()
             assert task is not None
             self._tasks[task] = connection
@@ -276,20 +294,20 @@ class ConnectionServer:
         connection.stream.write(connection.service.refusal(refusal, connection))
         await connection.stream.flush(REFUSAL_TIMEOUT)
 
-    async def _snapshot(self, listener_id: int) -> tuple[Listener, ServerSettings]:
+    async def _snapshot(self, listener_id: int, service: Service) -> _Snapshot:
         """The listener and the settings, at most a second old; with the database away, as they were."""
-        known = self._snapshots.get(listener_id)
+        known = self._snapshots.get((listener_id, service.name))
         if known is not None and time.monotonic() - known[0] < SNAPSHOT_AGE:
-            return known[1], known[2]
+            return known[1]
         try:
-            listener, settings = await self._call(_read_snapshot, listener_id)
+            snapshot: _Snapshot = await self._call(_read_snapshot, listener_id, service)
         except Exception as exc:
             if known is None:
                 raise
             log.warning("settings cannot be read, the last ones stay in force", extra={"err": str(exc)})
-            listener, settings = known[1], known[2]
-        self._snapshots[listener_id] = (time.monotonic(), listener, settings)
-        return listener, settings
+            snapshot = known[1]
+        self._snapshots[listener_id, service.name] = (time.monotonic(), snapshot)
+        return snapshot
 
 
 class _AcceptedStream(Stream):
@@ -307,8 +325,10 @@ class _AcceptedStream(Stream):
             accepted(self)
 
 
-def _read_snapshot(listener_id: int) -> tuple[Listener, ServerSettings]:
-    return Listener.objects.get(pk=listener_id), ServerSettings.current()
+def _read_snapshot(listener_id: int, service: Service) -> _Snapshot:
+    wants = service.wants_client_keys
+    client_keys = wants is not None and wants()
+    return _Snapshot(Listener.objects.get(pk=listener_id), ServerSettings.current(), client_keys)
 
 
 def _keep_alive(sock: socket.socket | None) -> None:

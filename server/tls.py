@@ -12,6 +12,7 @@ from typing import Final
 from cryptography import x509
 from django.conf import settings
 
+from .clientkeys import ClientKeys
 from .models import Listener, TLSMode
 
 # Compression leaks (CRIME), renegotiation is of no use to mail, and the server's order prefers forward secrecy.
@@ -27,8 +28,15 @@ class _Pair:
         return self.certificate.stat().st_mtime_ns, self.key.stat().st_mtime_ns
 
 
+@dataclass(frozen=True, slots=True)
+class _Cached:
+    stamp: tuple[int, int]
+    context: ssl.SSLContext
+    client_keys: ClientKeys | None
+
+
 _lock = threading.Lock()
-_contexts: dict[tuple[str, bool, bool], tuple[tuple[int, int], ssl.SSLContext]] = {}
+_contexts: dict[tuple[str, bool, bool, bool], _Cached] = {}
 
 
 def self_signed_pair() -> tuple[Path, Path]:
@@ -77,23 +85,27 @@ def forget() -> None:
         _contexts.clear()
 
 
-def server_context(listener: Listener, *, tickets: bool, http: bool = False) -> ssl.SSLContext | None:
+def server_context(
+    listener: Listener, *, tickets: bool, http: bool = False, client_keys: bool = False
+) -> ssl.SSLContext | None:
     """The context for connections to a listener; None when it has no TLS.
 
     ``tickets``: whether sessions can be resumed; off for SMTP, where some large senders fail to resume.
     ``http``: HTTP/1.1 is offered by its name (RFC 7301), so that no browser tries another version.
+    ``client_keys``: clients are asked for a certificate, whichever they have (see server.clientkeys).
     """
     if not available(listener):
         return None
     pair = _pair()
     stamp = pair.stamp()
-    key = (listener.tls_min_version, tickets, http)
+    key = (listener.tls_min_version, tickets, http, client_keys)
     with _lock:
         cached = _contexts.get(key)
-        if cached is None or cached[0] != stamp:
-            cached = stamp, _context(listener, pair, tickets, http)
+        if cached is None or cached.stamp != stamp or (cached.client_keys is not None and cached.client_keys.spent):
+            context = _context(listener, pair, tickets, http)
+            cached = _Cached(stamp, context, ClientKeys(context) if client_keys else None)
             _contexts[key] = cached
-        return cached[1]
+        return cached.context
 
 
 def certificate_der(listener: Listener) -> bytes | None:

@@ -12,6 +12,22 @@ class Migration(migrations.Migration):
     ]
 
     operations = [
+        migrations.CreateModel(
+            name='TLSPublicKey',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('login_address', models.CharField(help_text='The address that it logs in as.', max_length=512)),
+                ('name', models.CharField(blank=True, default='', max_length=256)),
+                ('type', models.CharField(help_text='Algorithm and size.', max_length=64)),
+                ('fingerprint', models.CharField(help_text='SHA-256 of the SubjectPublicKeyInfo, in base64url.', max_length=64, unique=True)),
+                ('no_imap_preauth', models.BooleanField(default=False, help_text='IMAP sessions with it do not start logged in: for clients that do not know PREAUTH.')),
+                ('created', models.DateTimeField()),
+                ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='tls_public_keys', to='accounts.account')),
+            ],
+            options={
+                'verbose_name': 'TLS public key',
+            },
+        ),
         migrations.AlterField(
             model_name='account',
             name='junk_mailbox_regexp',

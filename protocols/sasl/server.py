@@ -90,7 +90,14 @@ class Authenticated:
     authcid: str
 
 
-Step: TypeAlias = Challenge | CredentialsNeeded | PasswordGiven | Authenticated | Failed
+@dataclass(frozen=True, slots=True)
+class ExternalClaimed:
+    """The exchange is over; whether it succeeds depends on who the connection itself says that the client is."""
+
+    authzid: str
+
+
+Step: TypeAlias = Challenge | CredentialsNeeded | PasswordGiven | ExternalClaimed | Authenticated | Failed
 Credentials: TypeAlias = ScramKeys | HmacMd5States
 
 
@@ -145,6 +152,25 @@ SERVER_MECHANISMS: Final = (
     "PLAIN",
     "LOGIN",
 )
+
+
+class ExternalServer:
+    """EXTERNAL (RFC 4422 appendix A): what proves the client is not part of the exchange, a TLS key say."""
+
+    name = "EXTERNAL"
+    cleartext = False
+
+    def start(self, initial: bytes | None) -> Step:
+        return Challenge(b"") if initial is None else self.next(initial)
+
+    def next(self, response: bytes) -> Step:
+        authzid = _decode(response)
+        if authzid is None or "\0" in authzid:
+            return Failed(Failure.MALFORMED, "response is not an authorization identity")
+        return ExternalClaimed(authzid)
+
+    def supply(self, credentials: Credentials) -> Step:
+        raise RuntimeError("EXTERNAL takes no credentials")
 
 
 class PlainServer:

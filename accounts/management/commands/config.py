@@ -1,4 +1,4 @@
-"""``manage.py config``: accounts, addresses and domains."""
+"""``manage.py config``: accounts, addresses, domains, and TLS client keys."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from accounts import accounts, domains, removal
+from accounts import accounts, domains, removal, tlskeys
 from accounts.accounts import ConfigurationError
 from accounts.addresses import AddressError, resolve
-from accounts.models import Account, Address, Domain
+from accounts.models import Account, Address, Domain, TLSPublicKey
 from protocols.names import BadAddress, parse_address
 
 Options = Mapping[str, Any]
@@ -30,6 +30,7 @@ class Command(BaseCommand):
         self._add_account(groups.add_parser("account", help="who has mail here"))
         self._add_address(groups.add_parser("address", help="where mail goes"))
         self._add_domain(groups.add_parser("domain", help="the domains that mail is taken for"))
+        self._add_tlspubkey(groups.add_parser("tlspubkey", help="keys that log in to IMAP without a password"))
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -125,6 +126,31 @@ class Command(BaseCommand):
         disable.add_argument("domain")
         enable = word("enable", self._domain_enable, "Take and send mail for a domain again.")
         enable.add_argument("domain")
+
+    def _add_tlspubkey(self, parser: argparse.ArgumentParser) -> None:
+        word = _words(parser)
+        add = word(
+            "add",
+            self._tlspubkey_add,
+            "Register the key of a TLS client certificate for the account of an address: IMAP clients that have it "
+            "are logged in from the start on port 993, or by AUTHENTICATE EXTERNAL. Only the public key counts; names "
+            "and dates of the certificate are ignored.",
+        )
+        add.add_argument("address", help="that the key logs in as")
+        add.add_argument("file", type=argparse.FileType("r"), help="the certificate in PEM; - reads standard input")
+        add.add_argument("--name", default="", help="what to call it; without this the certificate's common name")
+        add.add_argument(
+            "--no-imap-preauth",
+            action="store_true",
+            help="sessions do not start logged in: for clients that do not know PREAUTH",
+        )
+        remove = word(
+            "rm", self._tlspubkey_remove, "Remove a key: nobody can log in with it. Open sessions stay as they are."
+        )
+        remove.add_argument("fingerprint", help="as the list shows it")
+        listing = word("list", self._tlspubkey_list, "List the keys of an account, or of all.")
+        listing.add_argument("account", nargs="?")
+        listing.add_argument("--json", action="store_true", help="for programs")
 
     def _account_add(self, options: Options) -> None:
         localpart, domain = accounts.parse_hosted(options["address"])
@@ -231,6 +257,28 @@ class Command(BaseCommand):
     def _domain_enable(self, options: Options) -> None:
         domains.set_disabled(accounts.find_domain(options["domain"]), False)
 
+    def _tlspubkey_add(self, options: Options) -> None:
+        with options["file"] as file:
+            pem = file.read(tlskeys.PEM_MAX)
+        key = tlskeys.add_key(options["address"], pem, name=options["name"], no_imap_preauth=options["no_imap_preauth"])
+        self.stdout.write(f"key {key.fingerprint} ({key.type}) added for account {key.account}")
+
+    def _tlspubkey_remove(self, options: Options) -> None:
+        key = tlskeys.remove_key(options["fingerprint"])
+        self.stdout.write(f"key {key.fingerprint} of account {key.account} removed")
+
+    def _tlspubkey_list(self, options: Options) -> None:
+        account = accounts.find_account(options["account"]) if options["account"] else None
+        found = tlskeys.keys(account)
+        if options["json"]:
+            self._write_json([_tlspubkey_json(key) for key in found])
+            return
+        for key in found:
+            note = ", no preauth" if key.no_imap_preauth else ""
+            self.stdout.write(
+                f"{key.fingerprint} {key.account.name:24} {key.login_address} {key.type} {key.name}{note}"
+            )
+
     def _write_json(self, value: Any) -> None:
         self.stdout.write(json.dumps(value))
 
@@ -255,6 +303,18 @@ def _account_json(account: Account, addresses: int) -> dict[str, Any]:
         "has_password": hasattr(account, "credential"),
         "login_disabled": account.login_disabled,
         "being_removed": hasattr(account, "removal"),
+    }
+
+
+def _tlspubkey_json(key: TLSPublicKey) -> dict[str, Any]:
+    return {
+        "fingerprint": key.fingerprint,
+        "account": key.account.name,
+        "login_address": key.login_address,
+        "name": key.name,
+        "type": key.type,
+        "no_imap_preauth": key.no_imap_preauth,
+        "created": key.created.isoformat(),
     }
 
 
