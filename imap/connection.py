@@ -172,8 +172,7 @@ class _CommandLoop:
                 raise Bye("please try again speaking imap")
             raise Bad("unknown command")
         self._name = name
-        self._session.tag = self._tag
-        self._session.fresh = False
+        self._session.begin(self._tag)
         if self._session.state not in command.states:
             raise Bad("not allowed in this state")
         if command.by_number and self._session.uidonly:

@@ -70,7 +70,7 @@ async def esearch(session: Session, arguments: MultiSearchArguments) -> Done:
         if place is None:
             continue  # it was removed meanwhile
         query = await session.call(resolved, asked.key, place)
-        found = await find(session, place, query, returned, asked.partial)
+        found = await find(session, place, query, returned, asked.partial, one_of_many=True)
         if "SAVE" in returned:
             session.the_selected().saved = saved(found.uids, returned, asked.partial)
         if found.uids and returned != {"SAVE"}:

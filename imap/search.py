@@ -84,16 +84,22 @@ async def find(
     query: Query,
     returned: frozenset[str] | None = None,
     partial: Partial | None = None,
+    *,
+    one_of_many: bool = False,
 ) -> Found:
-    """The matches in a mailbox, as far as they are needed for what is to be returned."""
+    """The matches in a mailbox, as far as they are needed for what is to be returned.
+
+    ``one_of_many``: it is not the only one that is searched.
+    """
+    progress = Progress(session, 0 if one_of_many else len(place.uids))
     if returned is not None and not returned & {"ALL", "COUNT"}:
         ends = returned & {"MIN", "MAX"}
         if ends and partial is None:
-            return await _ends(session, place, query, returned)
+            return await _ends(progress, place, query, returned)
         if partial is not None and not ends:
-            return await _first(session, place, query, partial)
+            return await _first(progress, place, query, partial)
     found = Found()
-    async for page in _pages(session, place, query):
+    async for page in _pages(progress, place, query):
         found.add(page)
     return found
 
@@ -113,9 +119,8 @@ def saved(uids: Sequence[int], returned: frozenset[str], partial: Partial | None
 class _pages:
     """The pages of a search, each read in a thread when it is asked for; the client hears of long ones."""
 
-    def __init__(self, session: Session, place: Place, query: Query, *, descending: bool = False) -> None:
-        self._session = session
-        self._progress = Progress(session, len(place.uids))
+    def __init__(self, progress: Progress, place: Place, query: Query, *, descending: bool = False) -> None:
+        self._progress = progress
         self._scanned = 0
         self._pages: Iterator[Page] = engine.search(place.mailbox_id, query, place.uids, descending=descending)
 
@@ -123,25 +128,25 @@ class _pages:
         return self
 
     async def __anext__(self) -> Page:
-        page = await self._progress.wait(self._session.call(next, self._pages, None), self._scanned)
+        page = await self._progress.wait(self._progress.session.call(next, self._pages, None), self._scanned)
         if page is None:
             raise StopAsyncIteration
         self._scanned = page.scanned
         return page
 
 
-async def _ends(session: Session, place: Place, query: Query, returned: frozenset[str]) -> Found:
+async def _ends(progress: Progress, place: Place, query: Query, returned: frozenset[str]) -> Found:
     """Only the first and the last match are wanted: look from each side until there is one."""
     found = Found()
     if "MIN" in returned:
-        async for page in _pages(session, place, query):
+        async for page in _pages(progress, place, query):
             if page.matches:
                 found.add(Page(page.scanned, page.matches[:1]))
                 break
         if not found.uids:
             return found
     if "MAX" in returned:
-        async for page in _pages(session, place, query, descending=True):
+        async for page in _pages(progress, place, query, descending=True):
             if page.matches:
                 if not found.uids or page.matches[-1].uid != found.uids[0]:
                     found.add(Page(page.scanned, page.matches[-1:]))
@@ -149,11 +154,11 @@ async def _ends(session: Session, place: Place, query: Query, returned: frozense
     return found
 
 
-async def _first(session: Session, place: Place, query: Query, partial: Partial) -> Found:
+async def _first(progress: Progress, place: Place, query: Query, partial: Partial) -> Found:
     """As many matches from the beginning or the end as PARTIAL needs, and of no others the modification sequence."""
     pages: list[Page] = []
     count = 0
-    async for page in _pages(session, place, query, descending=partial.from_end):
+    async for page in _pages(progress, place, query, descending=partial.from_end):
         pages.append(page)
         count += len(page.matches)
         if count >= partial.high:

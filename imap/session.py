@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import enum
 from array import array
 from collections.abc import Callable, Iterable, Sequence
@@ -89,6 +90,7 @@ class Session:
         self.client_id = ""
         self.login_attempt: Attempt | None = None  # the successful one
         self.tag = b""  # of the command that is carried out
+        self.told_at = 0.0  # time of the event loop at which it came, or the client was told something since
         self.fresh = False  # it made a change: what others did until then is taken in, and need not be asked for again
         self.logged_out = False
         self._unwatch: Callable[[], None] | None = None
@@ -149,6 +151,13 @@ class Session:
     async def flush(self) -> None:
         """Send what was collected, and wait until the client took most of it. Raises TimeoutError, StreamClosed."""
         await self.stream.flush(WRITE_TIMEOUT if self.account is not None else WRITE_TIMEOUT_BEFORE_LOGIN)
+        self.told_at = asyncio.get_running_loop().time()
+
+    def begin(self, tag: bytes) -> None:
+        """A command begins."""
+        self.tag = tag
+        self.told_at = asyncio.get_running_loop().time()
+        self.fresh = False
 
     async def flush_if_much(self) -> None:
         if self.stream.pending >= FLUSH_AT:

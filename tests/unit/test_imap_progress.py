@@ -27,6 +27,7 @@ class Told:
     account: Account = field(default_factory=Account)
     lines: list[bytes] = field(default_factory=list)
     wanted: int = 2
+    told_at: float = 0.0
     enough: asyncio.Event = field(default_factory=asyncio.Event)
 
     def send(self, data: bytes) -> None:
@@ -35,7 +36,7 @@ class Told:
             self.enough.set()
 
     async def flush(self) -> None:
-        pass
+        self.told_at = asyncio.get_running_loop().time()
 
 
 def told_by(told: Told, total: int, done: int) -> list[bytes]:
@@ -60,6 +61,21 @@ def test_it_tells_again_and_again_how_far_it_is() -> None:
 
 def test_a_tag_that_would_end_the_code_is_not_named() -> None:
     assert told_by(Told(tag=b"a]1"), 100, 40)[0] == b"* OK [INPROGRESS (NIL 40 100)] still searching\r\n"
+
+
+def test_other_output_counts_as_a_word_from_us() -> None:
+    async def main() -> None:
+        told = Told()
+        await told.flush()
+        assert await Progress(cast(Session, told), 100, interval=100).wait(_page(_set()), 0) == "page"
+        assert told.lines == []
+
+    def _set() -> asyncio.Event:
+        event = asyncio.Event()
+        asyncio.get_running_loop().call_later(10 * INTERVAL, event.set)
+        return event
+
+    asyncio.run(main())
 
 
 def test_a_goal_of_zero_is_no_goal() -> None:
