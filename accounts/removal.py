@@ -25,7 +25,7 @@ from server import db, faults
 from server.models import ServerSettings
 
 from .accounts import ConfigurationError
-from .models import Account, AccountRemoval, Address, Credential, Domain, LoginSession
+from .models import Account, AccountRemoval, Address, Credential, Domain, LoginSession, TLSPublicKey
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +77,7 @@ def order(account: Account, *, deliver_queued: bool = False) -> AccountRemoval:
         removal = AccountRemoval.objects.create(
             account=account, name=account.name, deliver_queued=deliver_queued, requested=datetime.now(UTC)
         )
-        for model in (Address, Credential, LoginSession):
+        for model in (Address, Credential, LoginSession, TLSPublicKey):
             model._default_manager.filter(account=account).delete()
         Account.objects.filter(pk=account.pk).update(version=F("version") + 1)
         for remover in reversed(_removers):

@@ -20,7 +20,7 @@ from . import announce, login, waiting
 from .answers import Bad, Bye, Done, Refused, refusal
 from .commands import COMMANDS, Command
 from .general import ConnectionDropped
-from .session import Session
+from .session import LoggedIn, Session
 from .syntax import BadSyntax, LiteralAnnounced, LiteralNeeded, Parser, announced_literal
 
 LINE_MAX: Final = 65_536  # bytes of a command without its literals: ID alone may need 32 kB
@@ -47,10 +47,12 @@ _duration = Histogram(
 )
 
 
-async def serve(connection: Connection, bridge: Bridge) -> None:
-    """Speak IMAP on a connection until it ends."""
+async def serve(connection: Connection, bridge: Bridge, account: LoggedIn | None = None) -> None:
+    """Speak IMAP on a connection until it ends. ``account``: the client is logged in from the start."""
     _connections.labels(connection.service.name).inc()
     session = Session(connection, bridge)
+    if account is not None:
+        session.remember_login(account)
     loop = _CommandLoop(session)
     try:
         await loop.run()
@@ -89,9 +91,9 @@ class _CommandLoop:
 
     async def run(self) -> None:
         session = self._session
-        greeting = b"OK"
-        if session.connection.client_key and await login.preauthenticate(session):
-            greeting = b"PREAUTH"
+        if session.account is None and session.connection.client_key:
+            await login.preauthenticate(session)
+        greeting = b"OK" if session.account is None else b"PREAUTH"
         session.send(b"* %b [CAPABILITY %b] mox imap\r\n" % (greeting, session.capabilities()))
         await session.flush()
         while not session.logged_out:

@@ -61,15 +61,12 @@ def parse_authenticate(parser: Parser) -> AuthenticateArguments:
     return AuthenticateArguments(mechanism, initial)
 
 
-async def preauthenticate(session: Session) -> bool:
-    """Log a client in that showed the key of an account, unless the key is not for this. Gives whether it is in."""
-    if not await session.call(_is_for_preauth, session.connection.client_key):
-        return False
-    outcome = await session.dialogue.client_key()
-    if not outcome.ok:
-        return False
-    await _finished(session, outcome)
-    return True
+async def preauthenticate(session: Session) -> None:
+    """Log a client in that showed the key of an account, unless the key is not for this."""
+    if await session.call(_is_for_preauth, session.connection.client_key):
+        outcome = await session.dialogue.client_key()
+        if outcome.ok:
+            await _finished(session, outcome)
 
 
 def _is_for_preauth(fingerprint: str) -> bool:
@@ -106,7 +103,7 @@ async def authenticate(session: Session, arguments: AuthenticateArguments) -> Do
 async def _finished(session: Session, outcome: LoginOutcome) -> Done:
     match outcome.result:
         case LoginResult.OK if outcome.account_id is not None:
-            account = await session.call(_read_account, outcome.account_id, outcome.login_address)
+            account = await session.call(read_account, outcome.account_id, outcome.login_address)
             if account is None:
                 raise Bye("account was removed")
             session.remember_login(account)
@@ -137,7 +134,8 @@ async def unauthenticate(session: Session, _: None) -> Done:
     return Done(afterwards=uncompress)
 
 
-def _read_account(account_id: int, login_address: str) -> LoggedIn | None:
+def read_account(account_id: int, login_address: str) -> LoggedIn | None:
+    """What a session knows of the account that it is logged in to; None if that was removed."""
     account = Account.objects.filter(pk=account_id).first()
     position = changes.last_modseq(account_id)
     if account is None or position is None:

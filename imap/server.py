@@ -11,6 +11,7 @@ from server.ratelimit import Refusal
 from store.bridge import Bridge
 
 from .connection import serve
+from .login import read_account
 
 _REFUSALS: Final = {
     Refusal.CONNECTION_RATE: "connection rate from your ip or network too high, slow down please",
@@ -29,6 +30,13 @@ def services(bridge: Bridge) -> list[Service]:
         Service(name, ratelimit.Service.IMAP, implicit_tls, True, handler, _refusal, wants_client_keys=tlskeys.any_key)
         for name, implicit_tls in (("imap", False), ("imaps", True))
     ]
+
+
+async def serve_logged_in(connection: Connection, bridge: Bridge, account_id: int, login_address: str) -> None:
+    """A session for who is known already; nothing if the account was removed."""
+    account = await bridge.call(read_account, account_id, login_address)
+    if account is not None:
+        await serve(connection, bridge, account)
 
 
 def _refusal(refusal: Refusal | None, _connection: Connection) -> bytes:
