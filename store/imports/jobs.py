@@ -23,6 +23,7 @@ from protocols.archives import members as archive_members
 from server import db, faults
 from store.errors import StoreError
 from store.models import ImportItem, ImportJob, ImportMailbox, ImportRecipient
+from store.rows import delete_where
 from store.storage import UPLOADS
 
 log = logging.getLogger(__name__)
@@ -251,8 +252,8 @@ def discard(job: ImportJob) -> None:
     items = ImportItem.objects.filter(job_id=job.pk).order_by("seq")
     while ids := list(items.values_list("pk", flat=True)[:BATCH]):
         with db.write():
-            ImportRecipient.objects.filter(item_id__in=ids).delete()
-            ImportItem.objects.filter(pk__in=ids).delete()
+            delete_where(ImportRecipient, {"item_id": ids})
+            delete_where(ImportItem, {"id": ids})
         faults.point("store.import_discarded_batch")
     if job.source and not job.node:
         storages["messages"].delete(job.source)

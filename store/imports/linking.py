@@ -252,14 +252,24 @@ def _in_chunks(rows: QuerySet[Any], wanted: list[str], order: str, *columns: str
 
 
 def _store(job: ImportJob, lease: Lease, places: list[tuple[int, threads.Place]]) -> None:
-    seen = {"seen": True}
-
     def transact() -> None:
         with db.write():
             lease.keep(step="matching messages with threads")
             pks = dict(ImportItem.objects.filter(job=job, seq__in=[seq for seq, _ in places]).values_list("seq", "pk"))
             for seq, place in places:
-                update(ImportItem, pks[seq], threads.columns(place) | (seen if place.muted else {}))
+                update(ImportItem, pks[seq], _columns(place))
 
     db.retrying(transact)
     faults.point("store.import_linked")
+
+
+def _columns(place: threads.Place) -> dict[str, Any]:
+    columns = {
+        "thread_id": place.thread_id,
+        "thread_parent_ids": place.parent_ids,
+        "thread_missing_link": place.missing_link,
+        "thread_muted": place.muted,
+        "thread_collapsed": place.collapsed,
+    }
+    # What comes to a muted thread is seen from the start.
+    return columns | {"seen": True} if place.muted else columns
