@@ -173,7 +173,11 @@ def test_an_abort_leaves_nothing(account: Account, the_archive: bytes, point: st
 def test_an_abort_stops_the_worker(account: Account, the_archive: bytes) -> None:
     job = upload(account, the_archive)
     lease = claim(job)
-    work.work(job, lease, progress=lambda job: jobs.abort(job.token) and None)
+
+    def abort(job: ImportJob) -> None:
+        jobs.abort(job.token)
+
+    work.work(job, lease, progress=abort)
     assert ImportJob.objects.get(pk=job.pk).state == "aborted"
     assert nothing_of(account, job)
 
