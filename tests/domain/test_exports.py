@@ -1,4 +1,4 @@
-"""Exports: what leaves an account comes back into another with its flags, times and bytes, and other programs read it."""
+"""Exports: what leaves an account comes back into another with flags, times and bytes, and other programs read it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import io
 import mailbox
 import os
 import re
-import subprocess
-import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -33,7 +31,7 @@ from .importing import RECEIVED, imported
 
 pytestmark = pytest.mark.database
 
-LARGE = b"Subject: large\r\n\r\n" + b"From here to there\r\n" * 80_000
+LARGE = b"Subject: large\r\n\r\n" + b"From here to there\r\n" * 60_000
 MAILS: list[tuple[str, bytes, list[str]]] = [
     ("Inbox", b"Subject: one\r\nStatus: said so\r\nContent-Length: 5\r\n\r\nFrom me\r\n>From you\r\n", ["\\Seen"]),
     ("Inbox", b"Subject: two\r\n\r\nno end of line", ["\\Flagged", "\\Answered", "todo"]),
@@ -67,14 +65,11 @@ def fill(account: Account) -> None:
 
 
 def everything(account: Account) -> dict[str, list[tuple[bytes, frozenset[str], datetime]]]:
-    names = {*importing.names(account), "Inbox"}
-    return {
-        name: [
-            (m.content, m.flags, m.received)
-            for m in sorted(importing.messages(account, name), key=lambda m: m.received)
-        ]
-        for name in names
-    }
+    found = {}
+    for name in {*importing.names(account), "Inbox"}:
+        held = sorted(importing.messages(account, name), key=lambda stored: stored.received)
+        found[name] = [(stored.content, stored.flags, stored.received) for stored in held]
+    return found
 
 
 def export(account: Account, format: Format, archive: Archive, mailbox: str = "", *, recursive: bool = True) -> bytes:
@@ -147,7 +142,7 @@ def test_pythons_mailbox_reads_maildirs_and_mboxes(filled: Account, tmp_path: Pa
     read = mailbox.Maildir(tmp_path / "out" / "Inbox")
     assert {(m["Subject"], m.get_flags(), m.get_subdir()) for m in read if m["Subject"] in ("one", "two")} == {
         ("one", "S", "cur"),
-        ("two", "FR", "new"),
+        ("two", "FRb", "new"),
     }
     assert sorted(os.listdir(tmp_path / "out" / "Empty")) == ["cur", "new", "tmp"]
     call_command("export", "mbox", str(tmp_path / "mboxes"), filled.name)
@@ -312,11 +307,8 @@ def test_what_is_exported_to_a_directory_can_be_imported(
     assert importing.messages(other, "Old/python")[0].content == LARGE
 
 
-def test_standard_output_takes_an_archive(filled: Account, data_dir: Path) -> None:
-    command = [sys.executable, "manage.py", "export", "maildir", "--archive", "tgz", "-", filled.name]
-    done = subprocess.run(
-        command, cwd=Path(__file__).parents[2], capture_output=True, env={**os.environ, "MOX_DATA_DIR": str(data_dir)}
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == b"7 messages exported\n"
-    assert len(files(done.stdout)) == len(MAILS) + 3  # and the keywords of three mailboxes
+def test_standard_output_takes_an_archive(filled: Account, capsysbinary: pytest.CaptureFixture[bytes]) -> None:
+    call_command("export", "maildir", "--archive", "tgz", "-", filled.name)
+    written = capsysbinary.readouterr()
+    assert written.err == b"7 messages exported\n"
+    assert len(files(written.out)) == len(MAILS) + 3  # and the keywords of three mailboxes
