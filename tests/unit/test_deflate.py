@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import random
 import zlib
 
 import pytest
@@ -80,6 +82,21 @@ def test_what_is_no_deflate_is_refused() -> None:
         deflate.received(garbage)
         with pytest.raises(BadDeflate):
             unpacked(deflate)
+
+
+def test_attachments_among_text_are_packed_in_their_own_way() -> None:
+    text = b"".join(b"* %d FETCH (UID %d FLAGS (\\Seen))\r\n" % (number, number) for number in range(1500))
+    noise = random.Random(1).randbytes(48_000)  # what cannot be compressed
+    letters = base64.b64encode(noise)
+    ours, theirs = Deflate(), Deflate()
+    sizes = []
+    for data in (text, letters, text, noise, text[:100], letters, noise, text):
+        packed = ours.pack(data)
+        sizes.append(len(packed))
+        theirs.received(packed)
+    theirs.received(ours.flush())
+    assert unpacked(theirs) == text + letters + text + noise + text[:100] + letters + noise + text
+    assert sum(sizes) < 0.7 * 3 * len(text) + 0.78 * 2 * len(letters) + 1.01 * 2 * len(noise)
 
 
 def test_stored_blocks_are_taken() -> None:
