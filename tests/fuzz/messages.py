@@ -86,6 +86,17 @@ def _check_text(text: str, *, lines: bool = False) -> None:
     text.encode()
 
 
+def author(data: bytes) -> None:
+    """Who judges a message by its structure, and who verifies its signatures, see the same From fields."""
+    part, error = ensure_part(data)
+    if error is not None or part.headerless:
+        return
+    fields = [field.value() for field in iter_headers(part.header(data)) if field.name.lower() == "from"]
+    assert part.envelope is not None
+    assert part.envelope.from_fields == len(fields)
+    assert list(part.envelope.from_) == (parse_addresses(fields[0]) if fields else [])
+
+
 def header_section(data: bytes) -> None:
     end = 0
     for field in iter_headers(data):
@@ -234,8 +245,27 @@ PARAMETERS = [
     b")",
 ]
 
+HEADER = [
+    b"From",
+    b"from",
+    b"FROM:",
+    b":",
+    b" ",
+    b"\t",
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"\0",
+    b"\x7f",
+    b"\xe9",
+    b"a@b.example",
+    b"X",
+]
+HEADER += [b"From: a@b.example\r\n", b"From me Mon", b">From ", b"\r\n\r\n", b"\r\n "]
+
 TARGETS = [
     Target("message", message, MESSAGES, STRUCTURE, seconds_per_mib=8),
+    Target("author", author, [b"Subject: x\r\nFrom: a@b.example,\r\n c@d.example\r\n\r\n", *MESSAGES[:3]], HEADER),
     Target(
         "header section", header_section, MESSAGES, [b":", b" ", b"\t", b"\r\n", b"\n", b"\r", b"a", b"\0", b"X: y\r\n"]
     ),
