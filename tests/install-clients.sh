@@ -9,6 +9,7 @@ need gsasl gsasl
 need mbsync isync
 need mutt mutt
 need curl curl
+need unzip unzip
 need openssl openssl
 need nsd nsd
 need unbound unbound
