@@ -114,7 +114,8 @@ def item_list(parser: Parser) -> tuple[FetchItem, ...]:
 
 
 def _item(parser: Parser, name: str) -> FetchItem:
-    if name == "PREVIEW" and parser.take(b" ("):
+    if name == "PREVIEW" and parser.peek(b" (LAZY"):  # other parentheses may be those of FETCH itself
+        parser.expect(b" (")
         _preview_modifiers(parser)
     if name in _PLAIN:
         return _PLAIN[name]

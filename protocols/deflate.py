@@ -2,7 +2,7 @@
 
     deflate = Deflate()
     deflate.received(data)                  # as it came from the peer
-    while block := deflate.unpack(): ...    # what it says, never much at a time
+    block = deflate.unpack()                # what it says, never much at a time
     packed = deflate.pack(b"* OK done\\r\\n") + deflate.flush()
 
 What came is unpacked when somebody wants to read it: a bomb costs what was read of it. The compressor, most of the
@@ -22,6 +22,7 @@ DENSE: Final = 0.7  # of its size that a sample keeps: no word comes twice, as i
 STORED: Final = 0.95  # and what keeps more is not worth the CPU
 UNPACKED_MAX: Final = 64 * 1024  # bytes given by one unpack()
 SEGMENT_MAX: Final = 16 * 1024  # compressed bytes looked at together
+SEGMENTS_MAX: Final = 256  # looked at by one unpack(): a peer may flush nothing, again and again
 
 _FLUSHED: Final = b"\x00\x00\xff\xff"  # the end of a flush: an empty stored block
 
@@ -53,7 +54,7 @@ class Deflate:
 
     @property
     def waiting(self) -> int:
-        """Compressed bytes that came and are not unpacked."""
+        """Compressed bytes that came and are not unpacked; after the end of the stream, those that follow it."""
         return len(self._received) + len(self._segment)
 
     @property
@@ -65,10 +66,13 @@ class Deflate:
         self._received += data
 
     def unpack(self) -> bytes:
-        """Some of what came, at most 64 KiB; empty when all is unpacked. Raises BadDeflate."""
-        while not self.ended:
+        """Some of what came, at most 64 KiB. Raises BadDeflate.
+
+        Empty when all is unpacked or the stream has ended; while something is ``waiting``, it was a lot of nothing.
+        """
+        for _ in range(SEGMENTS_MAX):
             if not self._segment and not self._full:
-                if not self._received:
+                if not self._received or self.ended:
                     break
                 self._segment = self._next_segment()
             try:

@@ -398,8 +398,13 @@ class Stream(asyncio.Protocol):
 
     async def _more(self) -> None:
         """Wait for bytes. Raises StreamClosed at the end of the input."""
-        if self._deflate is not None and self._unpacked(self._deflate):
-            return
+        if self._deflate is not None:
+            while not self._unpacked(self._deflate):
+                if not self._deflate.waiting:
+                    break
+                await asyncio.sleep(0)
+            else:
+                return
         if self._eof:
             raise StreamClosed("closed by the peer")
         self._resume_reading()

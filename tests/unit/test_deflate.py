@@ -76,6 +76,19 @@ def test_an_ended_stream_gives_back_what_follows_it() -> None:
     assert deflate.end() == b"b NOOP\r\n"
 
 
+def test_flushing_nothing_without_end_takes_many_turns() -> None:
+    client = packer()
+    nothing = b"\x00\x00\x00\xff\xff" * 10_000
+    deflate = Deflate()
+    deflate.received(nothing + client.compress(b"a NOOP\r\n") + client.flush(zlib.Z_SYNC_FLUSH))
+    turns = 0
+    while not (data := deflate.unpack()):
+        assert deflate.waiting
+        turns += 1
+    assert data == b"a NOOP\r\n"
+    assert turns > 30
+
+
 def test_what_is_no_deflate_is_refused() -> None:
     for garbage in (b"a NOOP\r\n", b"\xff" * 100, zlib.compress(b"with a zlib header")):
         deflate = Deflate()

@@ -350,3 +350,25 @@ def test_what_is_no_deflate_closes_the_connection(garbage: bytes) -> None:
         await stream.wait_closed()
 
     run(conversation)
+
+
+def test_flushing_nothing_is_no_line_and_hinders_nobody() -> None:
+    async def conversation(stream: Stream, client: socket.socket) -> None:
+        stream.start_deflate()
+        client.setblocking(False)
+        packer = zlib.compressobj(wbits=-15)
+        client.sendall(b"\x00\x00\x00\xff\xff" * 10_000 + packer.compress(b"a\r\n") + packer.flush(zlib.Z_SYNC_FLUSH))
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(others())
+        assert await stream.read_line(100, SOON) == b"a\r\n"
+        task.cancel()
+        assert turns > 30
+
+    run(conversation)

@@ -39,6 +39,18 @@ def test_all_goes_on_compressed(imap_user: User) -> None:
     assert wire.ok("LOGOUT").one("BYE")
 
 
+def test_news_between_commands_come_compressed(imap_user: User) -> None:
+    wire = imap_user.session("Inbox")
+    wire.compress()
+    wire.ok("NOTIFY SET (SELECTED (MessageNew MessageExpunge))")
+    imap_user.session().ok("APPEND Inbox", simple("news", 1), nonsync=True)
+    assert wire.wait_for("EXISTS", 5).number == 1
+    wire.ok("UNAUTHENTICATE")
+    wire.end_deflate()
+    imap_user.session().ok("APPEND Inbox", simple("news", 2), nonsync=True)
+    assert wire.ok("NOOP").untagged == []  # nobody's news are told to nobody
+
+
 def test_under_tls_too(imap_user: User) -> None:
     wire = imap_user.connect_tls(ssl.TLSVersion.TLSv1_3)
     wire.login(imap_user.address, imap_user.password)

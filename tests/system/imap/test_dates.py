@@ -76,5 +76,8 @@ def test_previews_are_there_for_whoever_asks(imap_user: User) -> None:
     assert wire.ok("FETCH 1:3 PREVIEW").fetched()[3]["PREVIEW"] == fetched[3]["PREVIEW"]
     with_content = wire.ok("FETCH 1 (PREVIEW BODY.PEEK[TEXT])").fetched()[1]
     assert with_content["PREVIEW"] == b"Body of seen 1. [...]"
+    modseq = wire.ok("STATUS Inbox (HIGHESTMODSEQ)").one("STATUS").data[1][1]
+    assert wire.ok(f"FETCH 1:3 PREVIEW (CHANGEDSINCE {modseq})").fetched() == {}
+    assert len(wire.ok("FETCH 1:3 PREVIEW (LAZY) (CHANGEDSINCE 1)").fetched()) == 3
     for broken in ("PREVIEW ()", "PREVIEW (EAGER)", "(PREVIEW (LAZY)", "PREVIEW(LAZY)"):
         wire.bad(f"FETCH 1 {broken}")
