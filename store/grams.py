@@ -1,6 +1,6 @@
 """What a text is made of: every three and every four characters in a row, as numbers, and how those are stored.
 
-    has = grams(Field.BODY, "some text")            # numbers below BUCKETS
+    has = set(grams(Field.BODY, "some text"))       # numbers below BUCKETS
     postings = Postings(); postings.add(7, has)     # message number 7 of its segment has all of these
     pages = postings.pages()                        # PAGES pieces of bytes; page_of(number) is where one stands
     members(pages[page_of(number)], number)         # 1 << 7: a bit for each message that may have it
@@ -41,10 +41,10 @@ _FACTORS: Final = (0xDC59, 0xCC8F, 0xF15B, 0xBF3D)  # for each character of a gr
 _FOLD, _SHIFT = 11, 5  # the upper half of a product's 32 bits is laid over the 16 bits that are taken
 
 
-def grams(field: Field, text: str) -> set[int]:
-    """The numbers of all grams of a text; none where it is shorter than one."""
+def grams(field: Field, text: str) -> list[int]:
+    """The numbers of all grams of a text, maybe several times; none where it is shorter than one."""
     threes, fours = _numbers(field, text)
-    return {*threes, *fours}
+    return threes + fours
 
 
 def ordered_grams(field: Field, text: str) -> list[int]:

@@ -40,7 +40,7 @@ TEXTS_AT_ONCE: Final = 16  # texts in memory while a segment is made: up to half
 IDS_PER_QUERY: Final = 500
 IDS_PER_STATEMENT: Final = 50  # in a statement that is made once
 SEGMENTS_PER_QUERY: Final = 500  # whose pages are in memory together: a few KB each
-SEGMENTS_PER_RUN: Final = 40  # built in one run of the task: others wait for the worker
+SEGMENTS_PER_RUN: Final = 8  # built in one run of the task, a second each: others wait for the worker
 
 _segments: Final = Statement(
     lambda account_id: (
@@ -289,14 +289,14 @@ def _grams_of(prefix: bytes, headers: str, body: str) -> set[int]:
     own = text.header_text(prefix) if prefix else ""
     found = grams.grams(Field.BODY, body)
     for part in (headers, own):
-        found |= grams.grams(Field.HEADERS, part)
+        found += grams.grams(Field.HEADERS, part)
         end = part.find("\n\n")
         for line in part[: end if end >= 0 else len(part)].split("\n"):
             name, separator, value = line.partition(": ")
             field = _NAMED.get(name) if separator else None
             if field is not None:
-                found |= grams.grams(field, value)
-    return found
+                found += grams.grams(field, value)
+    return set(found)
 
 
 # Forgetting, and making segments of which little is left into one.

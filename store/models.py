@@ -287,6 +287,7 @@ class Message(models.Model):
                 condition=Q(expunged=False, indexed__isnull=True),
                 name="message_index_due",
             ),
+            models.Index(fields=["mailbox"], condition=Q(expunged=True, erased=False), name="message_left_behind"),
         ]
 
     def __str__(self) -> str:

@@ -64,6 +64,12 @@ class Migration(migrations.Migration):
                 name="message_index_due",
             ),
         ),
+        migrations.AddIndex(
+            model_name="message",
+            index=models.Index(
+                condition=models.Q(("erased", False), ("expunged", True)), fields=["mailbox"], name="message_left_behind"
+            ),
+        ),
         migrations.AddField(
             model_name="searchsegment",
             name="account",

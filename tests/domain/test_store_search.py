@@ -240,7 +240,7 @@ def test_grams_depend_on_their_characters_alone() -> None:
     for _ in range(200):
         whole = "".join(source.choices("abcäß漢😀\n .z\udcff", k=source.randint(0, 40)))
         start, stop = sorted((source.randint(0, len(whole)), source.randint(0, len(whole))))
-        has = grams.grams(grams.Field.BODY, whole)
-        assert grams.grams(grams.Field.BODY, whole[start:stop]) <= has
+        has = set(grams.grams(grams.Field.BODY, whole))
+        assert has.issuperset(grams.grams(grams.Field.BODY, whole[start:stop]))
         assert set(grams.ordered_grams(grams.Field.BODY, whole)) == has
         assert all(0 <= number < grams.BUCKETS for number in has)
