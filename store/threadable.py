@@ -12,7 +12,7 @@ from django.db.models.fields.json import KeyTextTransform
 from django.db.models.functions import StrIndex, Substr
 
 from protocols.imapthreads import Threaded
-from protocols.message import index_text, referenced_ids
+from protocols.message import ids_in, index_text
 
 from . import content, text
 from .models import Blob
@@ -63,7 +63,7 @@ def _ids(references: str, in_reply_to: str) -> tuple[str, ...]:
     """Canonical ids, oldest first, in the form in which ids of messages are stored; of In-Reply-To the first."""
     if not references and not in_reply_to:
         return ()
-    return tuple(map(index_text, referenced_ids(references) or referenced_ids(in_reply_to)[:1]))
+    return tuple(map(index_text, ids_in(references) or ids_in(in_reply_to)[:1]))
 
 
 def _read_references(blob_id: int) -> str:

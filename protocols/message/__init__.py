@@ -15,7 +15,7 @@ from .headerwriter import BadHeaderText, HeaderWriter
 from .parser import ensure_part, parse
 from .source import BytesSource, FileSource, Readable, Source, SubSource, as_source
 from .structure import Envelope, Part
-from .threads import MessageID, ThreadSubject, message_id_canonical, referenced_ids, thread_subject
+from .threads import MessageID, ThreadSubject, ids_in, message_id_canonical, referenced_ids, thread_subject
 from .transfer import crlf_blocks, decode, decode_stream
 
 __all__ = [
@@ -54,6 +54,7 @@ __all__ = [
     "format_date",
     "from_address",
     "header_section",
+    "ids_in",
     "index_text",
     "is_dsn",
     "iter_headers",

@@ -42,7 +42,17 @@ def message_id_canonical(field: str) -> MessageID:
 
 def referenced_ids(references: str, in_reply_to: str = "") -> list[str]:
     """Canonical ids of References, oldest first; of In-Reply-To when that gives none. Broken ones are skipped."""
-    return _ids(references) or _ids(in_reply_to)
+    return list(dict.fromkeys(ids_in(references) or ids_in(in_reply_to)))
+
+
+def ids_in(field: str) -> list[str]:
+    """Canonical ids in a field in their order, which may have some of them several times. Broken ones are skipped."""
+    ids: list[str] = []
+    for piece in field.split("<")[1:]:
+        inner, closed, _ = piece.partition(">")
+        if closed and "@" in inner and (value := _canonical(_WHITE_SPACE.sub("", inner)).value):
+            ids.append(value)
+    return ids[-MAX_REFERENCES:]
 
 
 def thread_subject(subject: str) -> ThreadSubject:
@@ -69,15 +79,6 @@ def _canonical(inner: str) -> MessageID:
     except BadAddress:
         return MessageID(text.lower(), raw=True)
     return MessageID(f"{localpart}@{domain}".lower(), raw=not localpart or not domain)
-
-
-def _ids(field: str) -> list[str]:
-    ids: list[str] = []
-    for piece in field.split("<")[1:]:
-        inner, closed, _ = piece.partition(">")
-        if closed and "@" in inner and (value := _canonical(_WHITE_SPACE.sub("", inner)).value):
-            ids.append(value)
-    return list(dict.fromkeys(ids[-MAX_REFERENCES:]))
 
 
 def _without_trailers(text: str) -> tuple[str, bool]:

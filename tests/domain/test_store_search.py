@@ -95,7 +95,7 @@ def needles(source: random.Random, sent: list[Sent]) -> list[str]:
         "x" * 50,
         "ipsum\nlorem",
     ]
-    for _ in range(20):
+    for _ in range(12):
         whole = source.choice(sent)
         part = source.choice((whole.subject, whole.sender, whole.body, whole.everything))
         start = source.randrange(max(1, len(part)))
@@ -117,19 +117,21 @@ def test_it_finds_what_a_plain_search_finds(account: Account, monkeypatch: pytes
             text.make_due()
     assert Message.objects.filter(account=account, indexed=True).count() == 42
     assert BlobText.objects.filter(blob__messages__account=account, truncated=True).exists()
-    for needle in needles(source, sent):
+    for number, needle in enumerate(needles(source, sent)):
         wanted = folded(needle)
-        for query, expected in (
+        cases: list[tuple[Query, list[int]]] = [
             (Body(needle), [one.uid for one in sent if wanted in one.body]),
             (Text(needle), [one.uid for one in sent if wanted in one.everything]),
             (Header("Subject", needle), [one.uid for one in sent if wanted in one.subject]),
-            (Header("from", needle), [one.uid for one in sent if wanted in one.sender]),
-            (Not(Body(needle)), [one.uid for one in sent if wanted not in one.body]),
-            (
-                Or((Body(needle), And((Header("subject", needle), Not(Flag(1)))))),
-                [one.uid for one in sent if wanted in one.body or wanted in one.subject],
-            ),
-        ):
+        ]
+        if number % 4 == 0:
+            either = Or((Body(needle), And((Header("subject", needle), Not(Flag(1))))))
+            cases += [
+                (Header("from", needle), [one.uid for one in sent if wanted in one.sender]),
+                (Not(Body(needle)), [one.uid for one in sent if wanted not in one.body]),
+                (either, [one.uid for one in sent if wanted in one.body or wanted in one.subject]),
+            ]
+        for query, expected in cases:
             assert found(account, query) == expected, (query, needle)
     assert found(account, Header("received", "")) == [one.uid for one in sent if "esmtps" in one.everything]
 
