@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from protocols.message.addresses import EnvAddress
-from protocols.message.headers import collect_fields
+from protocols.message.headers import collect_fields, joined_continuations
 from protocols.message.structure import ENVELOPE_FIELDS, JSON, Envelope, Part, RawParams
 
 _NOT_QUOTABLE: Final = re.compile(rb"[\x00\r\n\x80-\xff]")
@@ -145,7 +145,7 @@ def _params(params: RawParams) -> bytes:
     if not params:
         return b"NIL"
     words: list[bytes] = []
-    for name, value in params:
+    for name, value in joined_continuations(params):  # as RFC 2231 6 asks of IMAP servers
         words.append(quoted_or_literal(name.encode()))
         words.append(quoted_or_literal(value))
     return b"(%b)" % b" ".join(words)

@@ -25,7 +25,7 @@ from .models import Blob
 from .storage import new_name
 from .threads import ThreadKeys
 
-STRUCTURE_VERSION: Final = 1  # raise when the parser changes what it says about the same message
+STRUCTURE_VERSION: Final = 2  # raise when the parser changes what it says about the same message
 CHUNK: Final = 256 * 1024
 SPOOL_MAX: Final = 1 << 20  # bytes of a converted message in memory before it goes to a temporary file
 

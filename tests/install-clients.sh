@@ -8,6 +8,7 @@ need swaks swaks
 need gsasl gsasl
 need mbsync isync
 need mutt mutt
+need dovecot dovecot-imapd
 need curl curl
 need unzip unzip
 need openssl openssl

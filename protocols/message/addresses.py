@@ -231,9 +231,11 @@ class _Parser:
 
 
 def _addr_spec(tokens: list[_Token]) -> tuple[str, str]:
-    """Localpart without quotes, and domain; both empty when it is no address."""
+    """Localpart without quotes, and domain, which a word alone ("root") lacks; both empty when it is no address."""
     at = next((i for i in range(len(tokens) - 1, -1, -1) if _is_at(tokens[i])), -1)
-    if at < 0 or at == len(tokens) - 1:
+    if at < 0:
+        return (_text(tokens[0].text), "") if len(tokens) == 1 else ("", "")
+    if at == len(tokens) - 1:
         return "", ""
     user = b"".join(t.text for t in tokens[:at])
     host = b"".join(t.text for t in tokens[at + 1 :])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
-from urllib.parse import unquote_to_bytes
+from urllib.parse import quote_from_bytes, unquote_to_bytes
 
 from .charset import clean_text, decode_bytes
 from .encodedwords import decode_header, one_line
@@ -274,6 +274,36 @@ def _decode_rfc2231(raw: list[tuple[str, bytes]]) -> dict[str, str]:
             plain.setdefault(upper.lower(), _param_text(value))
     decoded = {name: text for name, parts in pieces.items() if (text := _continued(parts)) is not None}
     return {one_line(name): text for name, text in (plain | decoded).items()}
+
+
+def joined_continuations(raw: Sequence[tuple[str, bytes]]) -> Sequence[tuple[str, bytes]]:
+    """Raw parameters with continuations (RFC 2231 3) joined: NAME*0 and NAME*1 are NAME, NAME*0* and NAME*1 are NAME*.
+
+    Names are in upper case. Pieces after a missing one stay as they are.
+    """
+    given = dict(reversed(raw))  # the first of a name counts
+    joined: dict[str, tuple[str, bytes]] = {}  # by the name of the first piece
+    others: set[str] = set()
+    for first in given:
+        if not first.endswith(("*0", "*0*")):
+            continue
+        name, _, mark = first.rpartition("*0")
+        if not name:
+            continue
+        pieces = [given[first]]
+        while len(pieces) < MAX_CONTINUATIONS:
+            plain = f"{name}*{len(pieces)}"
+            encoded = plain + "*"
+            if encoded in given:
+                others.add(encoded)
+                pieces.append(given[encoded] if mark else unquote_to_bytes(given[encoded]))
+            elif plain in given:
+                others.add(plain)
+                pieces.append(quote_from_bytes(given[plain]).encode() if mark else given[plain])
+            else:
+                break
+        joined[first] = (name + mark, b"".join(pieces))
+    return [joined.pop(name, (name, value)) for name, value in raw if name not in others] if joined else raw
 
 
 def _continued(parts: dict[int, tuple[bool, bytes]]) -> str | None:

@@ -20,6 +20,7 @@ from protocols.message import (
     parse_date,
     parse_parameterized,
 )
+from protocols.message.headers import joined_continuations
 
 
 def mailbox(name: str, user: str, host: str, adl: str = "") -> tuple[str, str | None, str | None, str]:
@@ -342,6 +343,7 @@ def test_no_example_of_appendix_a_is_missing() -> None:
         ("a, b@example.org", [("a", "", ""), ("", "b", "example.org")]),
         ("undisclosed", [("undisclosed", "", "")]),
         ("<>", [("", "", "")]),
+        ("<root>, Cron <daemon>", [("", "root", ""), ("Cron", "daemon", "")]),  # of programs on one machine
         ('"unclosed <a@example.org>', [("unclosed <a@example.org>", "", "")]),
         ("(unclosed a@example.org", []),
         ("", []),
@@ -502,6 +504,24 @@ WILD_PARAMETERS: Final = [
     ('a/b; name="a\r\n b"', {"name": "a b"}),
     ("a/b; name*99999=a", {"name*99999": "a"}),
 ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "joined"),
+    [
+        ([("NAME", b"a"), ("X", b"b")], [("NAME", b"a"), ("X", b"b")]),
+        ([("URL*0", b"ftp://"), ("X", b""), ("URL*1", b"host/")], [("URL", b"ftp://host/"), ("X", b"")]),
+        ([("T*1", b"two"), ("T*0", b"one ")], [("T", b"one two")]),
+        ([("T*0*", b"us-ascii'en'%2A"), ("T*1*", b"%2A"), ("T*2", b"a b%")], [("T*", b"us-ascii'en'%2A%2Aa%20b%25")]),
+        ([("T*0", b"a"), ("T*1*", b"%20b")], [("T", b"a b")]),
+        ([("T*0", b"a"), ("T*2", b"c")], [("T", b"a"), ("T*2", b"c")]),
+        ([("T*1", b"b")], [("T*1", b"b")]),
+        ([("T*0", b"a"), ("T*0", b"b"), ("*0", b"c")], [("T", b"a"), ("T*0", b"b"), ("*0", b"c")]),
+    ],
+)
+def test_it_joins_continuations(raw: list[tuple[str, bytes]], joined: list[tuple[str, bytes]]) -> None:
+    """RFC 2231 section 6: what IMAP servers tell of parameters."""
+    assert list(joined_continuations(raw)) == joined
 
 
 @pytest.mark.parametrize(("value", "params"), RFC_2231 + WILD_PARAMETERS)
