@@ -18,6 +18,7 @@ from store.bridge import Bridge
 from store.changes import Events, MailboxChanges
 from store.db import AccountTx
 from store.models import Mailbox
+from store.notify import ENDING_TEXTS
 from store.reading import MailboxView
 
 from . import announce, capabilities
@@ -220,8 +221,8 @@ class Session:
         """From now on the session is that account's, until the account is removed."""
         self.account = account
         self.feed_position = account.position
-        self._unwatch = self.bridge.hub.watch_removal(
-            account.account_id, lambda: self.connection.end("account was removed")
+        self._unwatch = self.bridge.hub.watch_endings(
+            account.account_id, lambda why: self.connection.end(ENDING_TEXTS[why])
         )
 
     def close(self) -> None:

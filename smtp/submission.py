@@ -16,6 +16,7 @@ from protocols.smtpreply import Reply
 from protocols.smtpsyntax import NO_DOMAIN, Command, Mail, Path, SyntaxProblem, parse_auth, parse_hello, parse_mail
 from server.connections import Connection
 from store.bridge import Bridge
+from store.notify import ENDING_TEXTS, Ending
 
 from . import auth
 from .content import Content
@@ -106,10 +107,12 @@ class Submission(Session):
         if not outcome.ok:
             raise auth.refusal(outcome)
         self._login = outcome
-        self._unwatch = self._bridge.hub.watch_removal(
-            self._account_id, lambda: self._connection.end("account was removed")
-        )
+        self._unwatch = self._bridge.hub.watch_endings(self._account_id, self._end)
         return Reply(235, "2.7.0", "logged in")
+
+    def _end(self, why: Ending) -> None:
+        if why is Ending.REMOVED:
+            self._connection.end(ENDING_TEXTS[why])
 
     @property
     def _needs_tls(self) -> bool:

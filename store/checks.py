@@ -38,21 +38,29 @@ def register(check: Check) -> Check:
     return check
 
 
-def check_account(account: Account) -> list[str]:
-    """What is wrong with an account, a line each, at most 20 of a kind; empty when all is well."""
+def check_account(account: Account, *, files: bool = True) -> list[str]:
+    """What is wrong with an account, a line each, at most 20 of a kind; empty when all is well.
+
+    ``files``: look at content that is in files, too.
+    """
     problems: list[str] = []
     with db.read():
         if not AccountState.objects.filter(account=account).exists():
             if not Account.objects.filter(pk=account.pk, removal=None).exists():
                 return []  # it is removed, or what is left of it goes soon
             return [f"{account.name}: there is no AccountState"]
-        for check in (*_CHECKS, *_registered):
+        for check in (*_CHECKS, *((_files,) if files else ()), *_registered):
             for number, problem in enumerate(check(account)):
                 if number == LINES_PER_KIND:
                     problems.append(f"{account.name}: more of the same")
                     break
                 problems.append(f"{account.name}: {problem}")
     return problems
+
+
+def _mend(command: str, account: Account) -> str:
+    """The command that repairs what was found."""
+    return f"mox store {command} {account.name}"
 
 
 def _counts(account: Account) -> Iterator[str]:
@@ -65,11 +73,17 @@ def _counts(account: Account) -> Iterator[str]:
         for column in ("total", "deleted", "unread", "unseen", "size"):
             stored, right = getattr(mailbox, column), getattr(counts, column)
             if stored != right and not mailbox.expunged:
-                yield f"mailbox {mailbox.name}: {column} is {stored}, its messages say {right}"
+                yield (
+                    f"mailbox {mailbox.name}: {column} is {stored}, its messages say {right}: "
+                    f"{_mend('recalculatemailboxcounts', account)}"
+                )
     total = sum(counts.size for counts in expected.values())
     state = AccountState.objects.get(account=account)
     if state.message_size != total:
-        yield f"message_size is {state.message_size}, the messages say {total}"
+        yield (
+            f"message_size is {state.message_size}, the messages say {total}: "
+            f"{_mend('recalculatemailboxcounts', account)}"
+        )
 
 
 def _uids(account: Account) -> Iterator[str]:
@@ -78,11 +92,12 @@ def _uids(account: Account) -> Iterator[str]:
         if not mailbox.expunged and mailbox.uidvalidity >= state.next_uidvalidity:
             yield (
                 f"mailbox {mailbox.name}: uidvalidity {mailbox.uidvalidity} is not below the account's next, "
-                f"{state.next_uidvalidity}"
+                f"{state.next_uidvalidity}: {_mend('fixuidmeta', account)}"
             )
         beyond = Message.objects.filter(Q(uid__gte=mailbox.uidnext) | Q(uid__lt=1), mailbox=mailbox)
         for uid in beyond.values_list("uid", flat=True)[:LINES_PER_KIND]:
-            yield f"mailbox {mailbox.name}: uid {uid} is not in 1..{mailbox.uidnext - 1}"
+            mend = _mend("fixuidmeta", account)
+            yield f"mailbox {mailbox.name}: uid {uid} is not in 1..{mailbox.uidnext - 1}: {mend}"
     twice = Message.objects.filter(account=account).values("mailbox", "uid").annotate(n=Count("id")).filter(n__gt=1)
     for row in twice[:LINES_PER_KIND]:
         yield f"mailbox {row['mailbox']}: uid {row['uid']} is there {row['n']} times"
@@ -138,29 +153,31 @@ def _mailbox_tree(account: Account) -> Iterator[str]:
 
 
 def _content(account: Account) -> Iterator[str]:
+    mend = _mend("fixmsgsize", account)
     live = Message.objects.filter(account=account, expunged=False)
     rows = live.annotate(prefix_size=Length("prefix"), data_size=Length("blob__data")).values_list(
         "pk", "size", "prefix_size", "blob__size", "data_size", "blob__storage_name"
     )
     for pk, size, prefix_size, blob_size, data_size, name in rows.iterator(chunk_size=2000):
         if size != prefix_size + blob_size:
-            yield f"message {pk}: size is {size}, prefix and content have {prefix_size} + {blob_size}"
+            yield f"message {pk}: size is {size}, prefix and content have {prefix_size} + {blob_size}: {mend}"
         if not name and data_size != blob_size:
-            yield f"message {pk}: content has {data_size} bytes, its row says {blob_size}"
-        if name:
-            yield from _file(pk, name, blob_size)
+            yield f"message {pk}: content has {data_size} bytes, its row says {blob_size}: {mend}"
     for pk in Message.objects.filter(account=account, erased=True, blob__isnull=False).values_list("pk", flat=True):
         yield f"message {pk} is erased and still has content"
 
 
-def _file(pk: int, name: str, size: int) -> Iterator[str]:
-    try:
-        stored = storages["messages"].size(name)
-    except OSError as exc:
-        yield f"message {pk}: content {name} cannot be read: {exc}"
-        return
-    if stored != size:
-        yield f"message {pk}: content {name} has {stored} bytes, its row says {size}"
+def _files(account: Account) -> Iterator[str]:
+    rows = Message.objects.filter(account=account, expunged=False).exclude(blob__storage_name="")
+    for pk, name, size in rows.values_list("pk", "blob__storage_name", "blob__size").iterator(chunk_size=2000):
+        try:
+            stored = storages["messages"].size(name)
+        except OSError as exc:
+            yield f"message {pk}: content {name} cannot be read: {exc}"
+            continue
+        if stored != size:
+            mend = _mend("fixmsgsize", account)
+            yield f"message {pk}: content {name} has {stored} bytes, its row says {size}: {mend}"
 
 
 def _structure(account: Account) -> Iterator[str]:
@@ -168,9 +185,9 @@ def _structure(account: Account) -> Iterator[str]:
     rows = blobs.values_list("pk", "size", "structure", "imap_envelope", "imap_bodystructure")
     for pk, size, structure, envelope, bodystructure in rows.iterator(chunk_size=BATCH):
         if not bytes(envelope).startswith(b"(") or not bytes(bodystructure).startswith(b"("):
-            yield f"blob {pk}: what FETCH sends as ENVELOPE or BODYSTRUCTURE is missing"
+            yield f"blob {pk}: what FETCH sends as ENVELOPE or BODYSTRUCTURE is missing: {_mend('reparse', account)}"
         for problem in _part(structure, 0, size):
-            yield f"blob {pk}: {problem}"
+            yield f"blob {pk}: {problem}: {_mend('reparse', account)}"
 
 
 def _part(part: dict[str, Any], low: int, high: int) -> Iterator[str]:
@@ -205,7 +222,7 @@ def _keywords(account: Account) -> Iterator[str]:
 def _threads(account: Account) -> Iterator[str]:
     live = Message.objects.filter(account=account, expunged=False)
     for pk in live.exclude(thread_id__gt=0).values_list("pk", flat=True)[:LINES_PER_KIND]:
-        yield f"message {pk} has no thread: mox store reassignthreads {account.name}"
+        yield f"message {pk} has no thread: {_mend('reassignthreads', account)}"
     children = live.exclude(thread_parent_ids=[]).order_by("pk").values_list("pk", "thread_parent_ids")
     last = 0
     while batch := dict(children.filter(pk__gt=last)[:BATCH]):
@@ -221,11 +238,11 @@ def _threads(account: Account) -> Iterator[str]:
         for pk, parents in batch.items():
             at = next((at for at, parent in enumerate(parents) if parent in lists), None)
             if pk in parents:
-                yield f"message {pk} is its own parent: mox store reassignthreads {account.name}"
+                yield f"message {pk} is its own parent: {_mend('reassignthreads', account)}"
             elif at is not None and lists[parents[at]] != parents[at + 1 :]:
                 yield (
                     f"message {pk}: its parents are not those of its parent {parents[at]}: "
-                    f"mox store reassignthreads {account.name}"
+                    f"{_mend('reassignthreads', account)}"
                 )
 
 

@@ -91,7 +91,7 @@ def _references() -> Iterator[ForeignObjectRel]:
             yield field
 
 
-def _files_directory() -> Path | None:
+def files_directory() -> Path | None:
     """Where content is kept in files; None where it is kept elsewhere."""
     storage = storages["messages"]
     return Path(storage.location) if isinstance(storage, FileSystemStorage) else None
@@ -99,28 +99,36 @@ def _files_directory() -> Path | None:
 
 def _collect_files(before: datetime) -> int:
     """Files left by a crash between the file and its row, and temporary ones."""
-    root = _files_directory()
+    root = files_directory()
     if root is None or not root.is_dir():
         return 0
     removed = 0
+    if (root / TEMPORARY).is_dir():
+        removed += _remove_old(root / TEMPORARY, time.time() - TEMPORARY_KEPT.total_seconds())
+    for name, path in files_without_rows(before):
+        log.warning("content without a row is removed", extra={"content": name})
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(path)
+            removed += 1
+    return removed
+
+
+def files_without_rows(before: datetime) -> Iterator[tuple[str, str]]:
+    """Content files from before this time that no row names, as (name, path)."""
+    root = files_directory()
+    if root is None or not root.is_dir():
+        return
     for directory in sorted(root.iterdir()):
-        if not directory.is_dir():
-            continue
-        if directory.name == UPLOADS:
-            continue  # they go with their import
-        if directory.name == TEMPORARY:
-            removed += _remove_old(directory, time.time() - TEMPORARY_KEPT.total_seconds())
+        if not directory.is_dir() or directory.name in (UPLOADS, TEMPORARY):
             continue
         old = {f"{directory.name}/{e.name}": e.path for e in _old_files(directory, before.timestamp())}
+        if not old:
+            continue
         named = set(
             Blob.objects.filter(storage_name__startswith=f"{directory.name}/").values_list("storage_name", flat=True)
         )
-        for name in old.keys() - named:
-            log.warning("content without a row is removed", extra={"content": name})
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(old[name])
-                removed += 1
-    return removed
+        for name in sorted(old.keys() - named):
+            yield name, old[name]
 
 
 def _old_files(directory: Path, before: float) -> list[os.DirEntry[str]]:

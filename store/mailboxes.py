@@ -212,7 +212,7 @@ def rename(tx: AccountTx, source: str, destination: str) -> None:
         if parent_id is None and above:
             parent_id = get(tx, above).pk
         Mailbox.objects.filter(pk=m.pk).update(name=new, parent_id=parent_id, uidvalidity=uidvalidity, modseq=modseq)
-        tx.emit(Kind.MAILBOX_RENAME, m.pk, old=m.name, new=new, flags=_subscribed_flag(tx, new))
+        tx.emit(Kind.MAILBOX_RENAME, m.pk, old=m.name, new=new, flags=subscribed_flag(tx, new))
 
 
 def _rename_inbox(tx: AccountTx, inbox: Mailbox, name: str) -> None:
@@ -223,7 +223,8 @@ def _rename_inbox(tx: AccountTx, inbox: Mailbox, name: str) -> None:
     metadata.copy(tx, inbox, destination)
 
 
-def _subscribed_flag(tx: AccountTx, name: str) -> list[str]:
+def subscribed_flag(tx: AccountTx, name: str) -> list[str]:
+    """What events about a mailbox say of it being subscribed."""
     subscribed = Subscription.objects.filter(account_id=tx.account_id, name=name).exists()
     return ["\\Subscribed"] if subscribed else []
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import enum
 import logging
 import threading
 from collections.abc import Callable, Mapping
@@ -21,8 +22,21 @@ from django.conf import settings
 log = logging.getLogger(__name__)
 
 CHANNEL_PREFIX: Final = "acct:"
-REMOVED: Final = (1 << 63) - 1  # in place of a modification sequence: the account is gone
 RECONNECT_DELAY: Final = 1.0  # seconds until a lost Redis is tried again; sessions poll meanwhile
+
+
+class Ending(enum.IntEnum):
+    """Why open sessions of an account end: published in place of a modification sequence, which is never so high."""
+
+    RENUMBERED = (1 << 63) - 2
+    """Clients have to start anew: their mailboxes have other UIDs, or UIDVALIDITY."""
+    REMOVED = (1 << 63) - 1
+
+
+ENDING_TEXTS: Final = {
+    Ending.RENUMBERED: "mailboxes have new uids, connect again",
+    Ending.REMOVED: "account was removed",
+}
 
 _local_listeners: list[Callable[[int, int], None]] = []
 
@@ -103,7 +117,7 @@ class ChangeHub:
 
     def __init__(self) -> None:
         self._subscriptions: dict[int, set[Subscription]] = {}
-        self._removal_watchers: dict[int, list[Callable[[], None]]] = {}
+        self._ending_watchers: dict[int, list[Callable[[Ending], None]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._pending: dict[int, int] = {}
@@ -128,16 +142,16 @@ class ChangeHub:
         self._subscriptions.setdefault(account_id, set()).add(subscription)
         return subscription
 
-    def watch_removal(self, account_id: int, gone: Callable[[], None]) -> Callable[[], None]:
-        """Have ``gone()`` called when an account is removed; what this gives ends that."""
-        watchers = self._removal_watchers.setdefault(account_id, [])
-        watchers.append(gone)
+    def watch_endings(self, account_id: int, ends: Callable[[Ending], None]) -> Callable[[], None]:
+        """Have ``ends(why)`` called when sessions of an account are to end; what this gives stops that."""
+        watchers = self._ending_watchers.setdefault(account_id, [])
+        watchers.append(ends)
 
         def unwatch() -> None:
             with contextlib.suppress(ValueError):
-                watchers.remove(gone)
-            if not watchers and self._removal_watchers.get(account_id) is watchers:
-                del self._removal_watchers[account_id]
+                watchers.remove(ends)
+            if not watchers and self._ending_watchers.get(account_id) is watchers:
+                del self._ending_watchers[account_id]
 
         return unwatch
 
@@ -152,7 +166,7 @@ class ChangeHub:
         """Called by the writer's thread after a commit of this process."""
         with self._pending_lock:
             first = not self._pending
-            self._pending[account_id] = modseq
+            self._pending[account_id] = max(modseq, self._pending.get(account_id, 0))
         if first and self._loop is not None:
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody is left to tell
                 self._loop.call_soon_threadsafe(self._wake_pending)
@@ -164,9 +178,10 @@ class ChangeHub:
             self._wake(account_id, modseq)
 
     def _wake(self, account_id: int, modseq: int) -> None:
-        if modseq == REMOVED:
-            for gone in tuple(self._removal_watchers.get(account_id, ())):
-                gone()
+        if modseq >= Ending.RENUMBERED:
+            for ends in tuple(self._ending_watchers.get(account_id, ())):
+                ends(Ending(modseq))
+            return
         for subscription in self._subscriptions.get(account_id, ()):
             if modseq > subscription.modseq:
                 subscription.modseq = modseq

@@ -28,7 +28,7 @@ def _begin(removal: AccountRemoval) -> None:
     removal.next_uidvalidity = state.next_uidvalidity
     removal.save(update_fields=["next_uidvalidity"])
     state.delete()
-    transaction.on_commit(lambda: notify.publish({account_id: notify.REMOVED}))
+    transaction.on_commit(lambda: notify.publish({account_id: notify.Ending.REMOVED}))
 
 
 def _step(removal: AccountRemoval, account_id: int) -> Step:

@@ -86,28 +86,42 @@ class Place(NamedTuple):
     collapsed: bool
 
 
-def find_place(
+class Found(NamedTuple):
+    """A message that another stands below, as a row of its place; None: there is none. Whether a link is missing."""
+
+    row: Sequence[Any] | None
+    missing_link: bool
+
+
+def find_place(account_id: int, keys: ThreadKeys, *, is_dsn: bool, mailbox_orig_id: int, received: datetime) -> Place:
+    """Where a message with these keys belongs that is about to be inserted."""
+    found = find_parent(account_id, keys, is_dsn=is_dsn, mailbox_orig_id=mailbox_orig_id, received=received)
+    if found.row is None:
+        return Place(None, [], found.missing_link, False, False)
+    return _below(found.row, missing_link=found.missing_link)
+
+
+def find_parent(
     account_id: int, keys: ThreadKeys, *, is_dsn: bool, mailbox_orig_id: int, received: datetime, own_id: int = 0
-) -> Place:
-    """Where a message with these keys belongs, before it is inserted (later: ``own_id`` is not found)."""
+) -> Found:
+    """What a message with these keys answers, or is the same as; of one that is there already, ``own_id`` is its id."""
     if keys.message_id:
-        for twin in _same_id.rows(account_id, keys.message_id):
-            if twin[0] != own_id:
-                return _below(twin, missing_link=True)
-            break  # the others came later
+        twins = _same_id.rows(account_id, keys.message_id)
+        if twins and twins[0][0] != own_id:  # else all others came later
+            return Found(twins[0], True)
     missing = False
     for message_id in _known(account_id, keys.references):
         if message_id:
             for candidate in _same_id.rows(account_id, message_id):
                 # The answer of a machine has a subject of its own.
                 if candidate[0] != own_id and (is_dsn or candidate[-1] == keys.subject_base):
-                    return _below(candidate, missing_link=missing)
+                    return Found(candidate, missing)
         missing = True
     if not keys.references and keys.is_response and keys.subject_base:
-        found = _by_subject(account_id, keys.subject_base, mailbox_orig_id, received, own_id)
-        if found is not None:
-            return _below(found, missing_link=True)
-    return Place(None, [], missing, False, False)
+        row = _by_subject(account_id, keys.subject_base, mailbox_orig_id, received, own_id)
+        if row is not None:
+            return Found(row, True)
+    return Found(None, missing)
 
 
 def _known(account_id: int, references: Sequence[str]) -> Iterator[str]:
