@@ -14,11 +14,11 @@ from store.changes import Events, MailboxChanges
 from store.errors import MailboxGone
 from store.flags import FlagRow
 from store.models import ChangeEvent
-from store.reading import Listing, MailboxView
+from store.reading import MailboxView
 
 from . import fetch
 from .answers import Bye, mailbox_name, metadata_changed_line
-from .filters import Surroundings, surroundings_of
+from .filters import NO_SURROUNDINGS, surroundings_of
 from .notifyargs import Event
 from .selected import Pending, Selected
 from .watching import DELAYED_MAX, SelectedWatch, Watching
@@ -148,29 +148,37 @@ async def _tell_watched(session: Session, watching: Watching, events: Sequence[E
     happened = [event for some in events for event in some.events]
     if not happened and not views:
         return
+    lines = await session.call(
+        _watched_lines,
+        session.account_id,
+        watching,
+        happened,
+        list(views.values()),
+        None if session.selected is None else session.selected.mailbox_id,
+        condstore=session.condstore,
+        utf8=session.utf8,
+    )
+    session.send_lines(lines)
+
+
+def _watched_lines(
+    account_id: int,
+    watching: Watching,
+    happened: Sequence[Change],
+    views: Sequence[MailboxView],
+    selected_id: int | None,
+    *,
+    condstore: bool,
+    utf8: bool,
+) -> list[bytes]:
+    """In a thread: many mailboxes are compared with many filters."""
     about_mailboxes = watching.needs_listing and any(event.kind in _LISTED for event in happened)
-    listing, surroundings = await session.call(
-        _surroundings, session.account_id, listing=about_mailboxes, wanted=watching.needs_surroundings
-    )
-    session.send_lines(watching.event_lines(happened, listing, surroundings, utf8=session.utf8))
-    selected_id = None if session.selected is None else session.selected.mailbox_id
-    session.send_lines(
-        watching.status_lines(
-            sorted(views.values(), key=lambda view: view.name),
-            surroundings,
-            selected_id,
-            condstore=session.condstore,
-            utf8=session.utf8,
-        )
-    )
-
-
-def _surroundings(account_id: int, *, listing: bool, wanted: bool) -> tuple[Listing | None, Surroundings]:
     with db.read():
-        return (
-            reading.mailboxes(account_id) if listing else None,
-            surroundings_of(account_id) if wanted else Surroundings(frozenset(), frozenset()),
-        )
+        listing = reading.mailboxes(account_id) if about_mailboxes else None
+        surroundings = surroundings_of(account_id) if watching.needs_surroundings else NO_SURROUNDINGS
+    lines = watching.event_lines(happened, listing, surroundings, utf8=utf8)
+    by_name = sorted(views, key=lambda view: view.name)
+    return [*lines, *watching.status_lines(by_name, surroundings, selected_id, condstore=condstore, utf8=utf8)]
 
 
 async def _send_events(session: Session, events: Events) -> None:

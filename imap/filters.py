@@ -60,6 +60,9 @@ class Surroundings:
     delivered_to: frozenset[str]
 
 
+NO_SURROUNDINGS: Final = Surroundings(frozenset(), frozenset())
+
+
 def surroundings_of(account_id: int) -> Surroundings:
     """Reads them."""
     return Surroundings(reading.subscribed(account_id), delivery_mailboxes(account_id))

@@ -121,7 +121,7 @@ def _returned(parser: Parser) -> _Returned:
         elif option == "METADATA":  # RFC 9590
             parser.space()
             parser.expect(b"(")
-            returned.metadata = metadataargs.parse_keys(parser)
+            returned.metadata = metadataargs.parse_keys(parser, metadataargs.LISTED_MAX)
         elif option in _RETURN:
             returned.options.add(option)
         else:

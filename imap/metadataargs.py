@@ -11,6 +11,7 @@ from .syntax import NUMBER_MAX, Parser
 
 ENTRIES_MAX: Final = 1000  # of one command: as many as an account can have
 KEY_MAX: Final = 255  # bytes of an entry's name
+LISTED_MAX: Final = 20  # entries that LIST shows with each of thousands of mailboxes
 
 _DEPTHS: Final[dict[str, int | None]] = {"0": 0, "1": 1, "INFINITY": None}
 
@@ -87,14 +88,14 @@ def _keys_or_options(parser: Parser) -> tuple[str, ...] | None:
     return parse_keys(parser)
 
 
-def parse_keys(parser: Parser) -> tuple[str, ...]:
+def parse_keys(parser: Parser, most: int = ENTRIES_MAX) -> tuple[str, ...]:
     """Names of entries behind an opening parenthesis, up to the closing one; each once."""
     keys = {parse_key(parser): None}
     while not parser.take(b")"):
         parser.space()
         keys[parse_key(parser)] = None
-        if len(keys) > ENTRIES_MAX:
-            raise parser.fail(f"at most {ENTRIES_MAX} entries")
+        if len(keys) > most:
+            raise parser.fail(f"at most {most} entries")
     return tuple(keys)
 
 

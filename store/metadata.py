@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from django.db.models import Count, QuerySet, Sum
 from django.db.models.functions import Length
@@ -20,9 +20,11 @@ from server import db
 from .db import AccountTx
 from .errors import AnnotationsTooLarge, TooManyAnnotations
 from .models import Annotation, ChangeEvent, Mailbox
+from .rows import insert, update
 
 ENTRIES_MAX: Final = 1000  # of an account: clients keep a handful of them (imap.md 10)
 SIZE_MAX: Final = 1_000_000  # bytes of all names and values of an account
+TOMBSTONES_MAX: Final = 1000  # removed ones of an account that are remembered
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +42,7 @@ class Entry:
 
 
 def set_entries(tx: AccountTx, mailbox: Mailbox | None, new: Sequence[Entry]) -> None:
-    """Set or remove annotations of a mailbox, or (None) of the account, all or none.
+    """Set or remove annotations of a mailbox, or (None) of the account, all or none; each name once.
 
     What is there already changes nothing. Raises TooManyAnnotations, AnnotationsTooLarge.
     """
@@ -48,27 +50,28 @@ def set_entries(tx: AccountTx, mailbox: Mailbox | None, new: Sequence[Entry]) ->
     known = {row.key: row for row in _rows(tx.account_id, of_mailbox).filter(key__in={entry.key for entry in new})}
     for entry in new:
         row = known.get(entry.key)
-        if row is None:
-            if entry.value is None:
-                continue
-            row = Annotation(
-                account_id=tx.account_id, mailbox_id=of_mailbox, key=entry.key, create_modseq=tx.modseq(), expunged=True
-            )
-            known[entry.key] = row
-        before = None if row.expunged else (bytes(row.value), row.is_string)
+        before = None if row is None or row.expunged else (bytes(row.value), row.is_string)
         if before == (None if entry.value is None else (entry.value, entry.is_string)):
             continue
-        if row.expunged:
-            row.create_modseq = tx.modseq()
-        row.modseq = tx.modseq()
-        row.expunged = entry.value is None
-        row.value, row.is_string = entry.value or b"", entry.is_string
-        row.save()
+        columns: dict[str, Any] = {
+            "modseq": tx.modseq(),
+            "expunged": entry.value is None,
+            "value": entry.value or b"",
+            "is_string": entry.is_string,
+        }
+        if before is None:
+            columns["create_modseq"] = tx.modseq()
+        if row is None:
+            insert(Annotation, {"account_id": tx.account_id, "mailbox_id": of_mailbox, "key": entry.key, **columns})
+        else:
+            update(Annotation, row.pk, columns)
         tx.emit(ChangeEvent.Kind.ANNOTATION, of_mailbox, key=entry.key, name="" if mailbox is None else mailbox.name)
         if mailbox is not None:
             tx.touch(mailbox)
     if any(entry.value is not None for entry in new):  # who removes gets below the limits
         _check_limits(tx.account_id)
+    if any(entry.value is None for entry in new):
+        _drop_tombstones(tx.account_id)
 
 
 def _check_limits(account_id: int) -> None:
@@ -78,6 +81,14 @@ def _check_limits(account_id: int) -> None:
         raise TooManyAnnotations(f"more than {ENTRIES_MAX} annotations in the account, remove some first")
     if found["size"] > SIZE_MAX:
         raise AnnotationsTooLarge(SIZE_MAX)
+
+
+def _drop_tombstones(account_id: int) -> None:
+    """Names that are set and removed again and again must not pile up."""
+    dead = Annotation.objects.filter(account_id=account_id, expunged=True).order_by("-modseq", "-pk")
+    old = list(dead.values_list("pk", flat=True)[TOMBSTONES_MAX : TOMBSTONES_MAX + ENTRIES_MAX])
+    if old:
+        Annotation.objects.filter(pk__in=old).delete()
 
 
 def entries(account_id: int, mailbox_id: int | None) -> list[Entry]:

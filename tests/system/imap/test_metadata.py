@@ -84,6 +84,11 @@ def test_limits_are_those_of_the_account_and_nothing_is_set_in_part(imap_user: U
     assert wire.ok("GETMETADATA Inbox /private/0").one("METADATA").data[1] == ["/private/0", b"x"]
     wire.ok('SETMETADATA Inbox (/private/0 NIL /private/more "x")')
     wire.ok("SETMETADATA Inbox (" + " ".join(f"/private/{number} NIL" for number in range(500)) + ")")
+    for start in (1000, 2000):  # names that come and go leave no more than so many rows
+        for value in ('"x"', "NIL"):
+            keys = " ".join(f"/private/{number} {value}" for number in range(start, start + 400))
+            wire.ok(f"SETMETADATA Inbox ({keys})")
+    assert Annotation.objects.filter(account=imap_user.account, expunged=True).count() == 1000
     large = b"x" * 99_999
     for number in range(9):
         wire.ok(f"SETMETADATA Archive (/private/l{number}", large, ")", nonsync=True)
@@ -118,6 +123,7 @@ def test_list_shows_entries(imap_user: User) -> None:
     ]
     wire.bad('LIST "" * RETURN (METADATA)')
     wire.bad('LIST "" * RETURN (METADATA ())')
+    wire.bad(f'LIST "" * RETURN (METADATA ({" ".join(f"/private/{number}" for number in range(21))}))')
 
 
 def test_changes_are_told_to_who_enabled_it(imap_user: User) -> None:
