@@ -69,11 +69,11 @@ class _Publisher:
     def _send(self, client: redis.Redis, changed: Mapping[int, int]) -> None:
         if len(changed) == 1:
             for account_id, modseq in changed.items():
-                client.publish(f"{CHANNEL_PREFIX}{account_id}", modseq)
+                client.publish(f"{CHANNEL_PREFIX}{account_id}", int(modseq))  # an enum would be written as its name
             return
         with client.pipeline(transaction=False) as pipeline:
             for account_id, modseq in changed.items():
-                pipeline.publish(f"{CHANNEL_PREFIX}{account_id}", modseq)
+                pipeline.publish(f"{CHANNEL_PREFIX}{account_id}", int(modseq))
             pipeline.execute()
 
     def _connected(self) -> redis.Redis:

@@ -13,6 +13,7 @@ import pytest
 
 from accounts import removal
 from accounts.models import Account
+from store import repair
 from tests.system.conftest import MailboxUser
 from tests.system.imap.wire import Wire
 from tests.system.servers import PROJECT, Server, source_ip
@@ -46,6 +47,8 @@ def test_open_sessions_end_when_their_account_is_removed(server: Server, new_use
     assert unconcerned.ok("NOOP")
     again = Wire(server.ip, server.imap_port)
     again.no(f"LOGIN {user.address} {user.password}", code="AUTHENTICATIONFAILED")
+    repair.bump_uidvalidity(other.account.pk)
+    assert str(unconcerned.take(SOON)) == "* BYE mailboxes have new uids, connect again"
     for wire in (idler, waiting, unconcerned, again):
         wire.close()
     submission.close()
