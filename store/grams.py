@@ -13,7 +13,7 @@ message has fewer of those that there are, leave few candidates that are none.
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final
 
 SEGMENT: Final = 256  # messages: a number of one is a byte, a set of them 32 bytes
@@ -120,14 +120,21 @@ def members(page: bytes, bucket: int) -> int:
     return found
 
 
-def merged_page(pages: Iterable[tuple[bytes, dict[int, int]]]) -> bytes:
+def merged_page(pages: Iterable[tuple[bytes, Mapping[int, int]]]) -> bytes:
     """One page of several, with the numbers that messages get in the new segment; those without one are left out."""
     entries: list[bytearray] = [bytearray() for _ in range(BUCKETS_PER_PAGE)]
     for page, renumbered in pages:
-        for bucket in range(BUCKETS_PER_PAGE):
-            if page[bucket]:
-                had = numbers_of(members(page, bucket))
-                entries[bucket] += bytes(renumbered[number] for number in had if number in renumbered)
+        new_numbers = bytes(renumbered.get(number, 0) for number in range(SEGMENT))
+        left_out = bytes(number for number in range(SEGMENT) if number not in renumbered)
+        start = BUCKETS_PER_PAGE
+        for bucket, length in enumerate(page[:BUCKETS_PER_PAGE]):
+            if not length:
+                continue
+            entry = page[start : start + length]
+            start += length
+            if length == SET_BYTES:
+                entry = bytes(numbers_of(int.from_bytes(entry, "little")))
+            entries[bucket] += entry.translate(new_numbers, left_out)
     return _page(entries)
 
 

@@ -40,6 +40,7 @@ TEXTS_AT_ONCE: Final = 16  # texts in memory while a segment is made: up to half
 IDS_PER_QUERY: Final = 500
 IDS_PER_STATEMENT: Final = 50  # in a statement that is made once
 SEGMENTS_PER_QUERY: Final = 500  # whose pages are in memory together: a few KB each
+JOINED_PER_RUN: Final = 40  # segments of an account, in a day: the rest can wait
 SEGMENTS_PER_RUN: Final = 8  # built in one run of the task, a second each: others wait for the worker
 
 _segments: Final = Statement(
@@ -320,8 +321,11 @@ def forget(account_id: int, message_ids: Sequence[int]) -> None:
             SearchSegment.objects.filter(pk=segment.pk).update(live=live.to_bytes(grams.SET_BYTES, "little"))
 
 
-def compact(account_id: int) -> int:
-    """Join neighbouring segments that fit into one; also one of which half is gone. Returns how many were replaced."""
+def compact(account_id: int, most: int = JOINED_PER_RUN) -> int:
+    """Join neighbouring segments that fit into one; also one of which half is gone. Returns how many were replaced.
+
+    ``most``: it ends when so many were.
+    """
     replaced = 0
     segments = SearchSegment.objects.filter(account_id=account_id).order_by("first_id", "pk")
     sizes = [
@@ -334,6 +338,8 @@ def compact(account_id: int) -> int:
         if living + live_count > SEGMENT:
             if len(group) > 1 or dead > living:
                 replaced += _join(account_id, group)
+                if replaced >= most:
+                    break
             group, living, dead = [], 0, 0
         group.append(pk)
         living += live_count
