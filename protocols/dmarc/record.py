@@ -200,4 +200,9 @@ def _words(value: str | None, known: Collection[str] = ()) -> tuple[str, ...]:
 def _uris(value: str) -> tuple[ReportURI, ...]:
     """The URIs that are ones."""
     matches = (_URI.fullmatch(text.strip(WHITE_SPACE)) for text in value.split(","))
-    return tuple(ReportURI(match[1], int(match[2] or 0), (match[3] or "").lower()) for match in matches if match)
+    return tuple(_uri(match[1], int(match[2] or 0), match[3] or "") for match in matches if match)
+
+
+def _uri(address: str, max_size: int, unit: str) -> ReportURI:
+    """A limit of nothing is none, whatever its unit."""
+    return ReportURI(address, max_size, unit.lower()) if max_size else ReportURI(address)

@@ -53,6 +53,7 @@ RUA = (ReportURI("mailto:d@example.org"),)
             ),
         ),
         ("v=DMARC1; p=none; rua=nonsense, mailto:d@example.org!x, mailto:d@example.org", DmarcRecord(rua=RUA)),
+        ("v=DMARC1; p=none; rua=mailto:d@example.org!00m", DmarcRecord(rua=RUA)),
         # RFC 7489 section 6.6.3, step 6
         ("v=DMARC1; rua=mailto:d@example.org", DmarcRecord(rua=RUA)),
         ("v=DMARC1; p=block; rua=mailto:d@example.org", DmarcRecord(rua=RUA)),
