@@ -39,6 +39,9 @@ class Actor:
         enable = self.random.choice(EXTENSIONS)
         self.qresync = "QRESYNC" in enable
         self.mirror = Mirror(self.user.session(enable=enable))
+        if not self.qresync and self.random.random() < 0.5:
+            # It hears of changes between its commands too; its message numbers stay while they are on their way.
+            self.mirror.run("NOTIFY SET (SELECTED-DELAYED (MessageNew MessageExpunge FlagChange))")
         self.mirror.select(self.random.choice(MAILBOXES))
 
     def work(self, operations: int) -> None:
