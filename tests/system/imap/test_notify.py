@@ -255,6 +255,35 @@ def test_wrong_commands_are_refused(imap_user: User) -> None:
     assert wire.ok("NOOP").untagged == []
 
 
+def test_commands_without_measure_are_refused(imap_user: User) -> None:
+    imap_user.connect().bad("NOTIFY NONE")
+    wire = imap_user.session()
+    wire.bad("NOTIFY SET " + " ".join(["(PERSONAL NONE)"] * 101))
+    wire.bad("NOTIFY SET (MAILBOXES (" + " ".join(["a"] * 1002) + ") (MailboxName))")
+    items = " ".join(f"BODY.PEEK[{number}]" for number in range(1, 300))
+    wire.bad(f"NOTIFY SET (SELECTED (MessageNew ({items}) MessageExpunge))")
+    wire.bad("NOTIFY SET (PERSONAL (" + " ".join(f"Event{number}" for number in range(200)) + "))")
+    # At the limits, with names that are none among them, it is neither slow nor wrong.
+    names = " ".join(["inbox", '"a//b"', '"#x"', "&bad-", *(f"box{number}" for number in range(900))])
+    wire.ok(f"NOTIFY SET STATUS (SUBTREE ({names}) {ALL})" + f" (MAILBOXES Inbox {ALL})" * 98)
+    imap_user.session().ok("APPEND Inbox", simple("mail", 1))
+    assert wire.take().name == "STATUS"
+
+
+def test_commands_in_one_packet_are_answered_in_order(imap_user: User, actor: Wire) -> None:
+    wire = imap_user.session()
+    wire.send(f"a NOTIFY SET (SELECTED {ALL})\r\nb SELECT Inbox\r\nc UID FETCH 1 FLAGS\r\n".encode())
+    assert [wire.answer(tag).status for tag in "abc"] == ["OK"] * 3
+    actor.ok("STORE 1 +FLAGS.SILENT (\\Seen)")
+    assert told(wire, 1) == ["* 1 FETCH (UID 1 FLAGS (\\Seen))"]
+    wire.ok("UNAUTHENTICATE")
+    actor.ok("STORE 1 +FLAGS.SILENT (\\Flagged)")
+    wire.login(imap_user.address, imap_user.password)
+    wire.ok("SELECT Inbox")
+    actor.ok("STORE 1 +FLAGS.SILENT (\\Draft)")
+    assert [r.name for r in wire.ok("NOOP").untagged] == ["FETCH"], "a new login has asked for nothing yet"
+
+
 def test_too_many_delayed_removals_end_the_watch(imap_user: User) -> None:
     actor = imap_user.session("Inbox")
     actor.ok("APPEND Inbox", simple("mail", 1))
