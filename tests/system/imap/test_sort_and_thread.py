@@ -196,3 +196,13 @@ def test_a_search_of_an_indexed_mailbox_finds_what_one_without_index_found(imap_
     assert [wire.ok(f"SEARCH {key}".replace("'", '"')).numbers() for key in asked] == without
     assert without[0] == [18, 68]
     assert Mailbox.objects.get(account=imap_user.account, name="Inbox").total == 101
+
+
+def test_without_message_numbers_there_are_uids(imap_user: User) -> None:
+    filled(imap_user).close()
+    wire = imap_user.session(enable="UIDONLY", select="Inbox")
+    assert order(wire.ok("UID SORT (DATE) UTF-8 ALL")) == [3, 2, 1, 5, 4]
+    assert wire.ok("UID THREAD REFERENCES UTF-8 ALL").one("THREAD").raw == b"* THREAD (3 1)(2 (5)(4))\r\n"
+    assert esearch(wire.ok("UID SEARCH RETURN (PARTIAL -1:-2) ALL")) == {"PARTIAL": ["-1:-2", "4:5"]}
+    for command in ("SORT (DATE) UTF-8 ALL", "THREAD REFERENCES UTF-8 ALL", "UID SORT (DATE) UTF-8 1:2"):
+        assert wire.bad(command).code[0] == "UIDREQUIRED"
