@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from collections import defaultdict
 from collections.abc import Iterable
 from typing import Final
 
@@ -110,6 +111,46 @@ def ensure(tx: AccountTx, name: str, *, subscribe_new: bool = True, uidvalidity:
             made.append(mailbox)
         parent = mailbox
     return made
+
+
+def ensure_all(tx: AccountTx, names: Iterable[str]) -> dict[str, Mailbox]:
+    """The mailboxes of these canonical names, made with their parents where they are missing: many at once."""
+    live = {mailbox.name: mailbox for mailbox in Mailbox.objects.filter(account_id=tx.account_id, expunged=False)}
+    wanted = set(names)
+    levels: dict[int, set[str]] = defaultdict(set)
+    for name in wanted:
+        elements = name.split("/")
+        for depth in range(1, len(elements) + 1):
+            path = "/".join(elements[:depth])
+            if path not in live:
+                levels[depth].add(path)
+    if len(live) + sum(map(len, levels.values())) > MAILBOXES_MAX:
+        raise MailboxError(f"too many mailboxes: {MAILBOXES_MAX} is the most an account can have")
+    for depth in sorted(levels):
+        made = Mailbox.objects.bulk_create(
+            Mailbox(
+                account_id=tx.account_id,
+                parent=live.get(path.rpartition("/")[0]),
+                name=path,
+                uidvalidity=tx.uidvalidity(),
+                create_modseq=tx.modseq(),
+                modseq=tx.modseq(),
+            )
+            for path in sorted(levels[depth])
+        )
+        live.update((mailbox.name, mailbox) for mailbox in made)
+    new = [live[path] for depth in sorted(levels) for path in sorted(levels[depth])]
+    subscribed = set(Subscription.objects.filter(account_id=tx.account_id).values_list("name", flat=True))
+    if tx.account.subscribe_on_create:
+        missing = [mailbox.name for mailbox in new if mailbox.name not in subscribed]
+        Subscription.objects.bulk_create(
+            Subscription(account_id=tx.account_id, name=name, modseq=tx.modseq()) for name in missing
+        )
+        subscribed.update(missing)
+    for mailbox in new:
+        flags = ["\\Subscribed"] if mailbox.name in subscribed else []
+        tx.emit(Kind.MAILBOX_ADD, mailbox.pk, name=mailbox.name, flags=flags)
+    return {name: live[name] for name in wanted}
 
 
 def _make(

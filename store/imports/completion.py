@@ -13,7 +13,7 @@ from server import db, faults
 from server.statements import run
 from store import mailboxes, messages
 from store.db import AccountTx, Counts, write_tx
-from store.models import ImportItem, ImportJob, ImportMailbox, ImportRecipient, Mailbox, Message, Recipient
+from store.models import ImportItem, ImportJob, ImportMailbox, ImportRecipient, Message, Recipient
 from store.rows import update
 
 from .jobs import Lease, State
@@ -45,8 +45,10 @@ def _transact(job: ImportJob, lease: Lease) -> None:
 def _add(tx: AccountTx, job: ImportJob) -> None:
     messages.check_quota(tx, job.size)
     counts_of = _counts(job)
-    for staged in ImportMailbox.objects.filter(job=job).order_by("name"):
-        mailbox = _mailbox(tx, staged.name)
+    staged_mailboxes = list(ImportMailbox.objects.filter(job=job).order_by("name"))
+    mailbox_of = mailboxes.ensure_all(tx, (staged.name for staged in staged_mailboxes))
+    for staged in staged_mailboxes:
+        mailbox = mailbox_of[staged.name]
         counts = counts_of.get(staged.pk)
         first_uid = None
         if counts is not None:
@@ -57,11 +59,6 @@ def _add(tx: AccountTx, job: ImportJob) -> None:
     if job.messages:
         _insert_messages(tx, job)
         _insert_recipients(tx, job)
-
-
-def _mailbox(tx: AccountTx, name: str) -> Mailbox:
-    mailbox = tx.mailbox_by_name(name)
-    return mailboxes.ensure(tx, name)[-1] if mailbox is None else mailbox
 
 
 def _counts(job: ImportJob) -> dict[int, Counts]:

@@ -263,10 +263,11 @@ def _file(path: Path, mailbox: str, position: Position, reading: Reading) -> Fin
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError as exc:
         return Problem(position, f"{shown} cannot be read: {exc.strerror} (skipping)")
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        return Problem(position, f"{shown} is no plain file (skipping)")
     with open(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            return Problem(position, f"{shown} is no plain file (skipping)")
         modified = datetime.fromtimestamp(found.st_mtime, UTC)
         return _message(file, mailbox, maildir.parse_name(path.name), modified, shown, position, reading)
 
