@@ -44,7 +44,7 @@ from server.ratelimit import Allowance, Limiter
 
 from . import tlskeys
 from .addresses import canonical_address, resolve_login
-from .models import Address, Credential, Domain
+from .models import Account, Address, Credential, Domain
 from .passwords import SCRAM_ITERATIONS, check_password
 
 log = logging.getLogger(__name__)
@@ -226,11 +226,8 @@ class LoginService:
     def succeed(self, login: str, address: Address, allowance: Allowance, context: LoginContext) -> LoginOutcome:
         """Right credentials: in, unless logins of the account are disabled, which only its owner gets to know."""
         account = address.account
-        if context.client_key_fingerprint:
-            key = tlskeys.find_key(context.client_key_fingerprint)
-            if key is not None and key.account_id != account.pk:
-                other = Failed(Failure.AUTHORIZATION, f"the client's key is of account {key.account}")
-                return self.fail(login, address, other, context)
+        if context.client_key_fingerprint and (refused := _not_the_key_of(account, context.client_key_fingerprint)):
+            return self.fail(login, address, refused, context)
         if account.login_disabled:
             outcome = LoginOutcome(
                 LoginResult.LOGINDISABLED,
@@ -378,6 +375,17 @@ class LoginExchange:
     def _settle(self, outcome: LoginOutcome) -> LoginOutcome:
         self._settled = outcome
         return outcome
+
+
+def _not_the_key_of(account: Account, fingerprint: str) -> Failed | None:
+    """Who shows the key of an account logs in to that one only."""
+    try:
+        key = tlskeys.find_key(fingerprint)
+    except (DatabaseError, DatabaseBusy) as exc:
+        return Failed(Failure.UNAVAILABLE, f"database: {exc}")
+    if key is None or key.account_id == account.pk:
+        return None
+    return Failed(Failure.AUTHORIZATION, f"the client's key is of account {key.account}")
 
 
 def stored_credentials(kind: CredentialKind, address: Address | None) -> Credentials | None:

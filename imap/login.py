@@ -5,11 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from django.db import DatabaseError
+
 from accounts import tlskeys
 from accounts.dialogue import Cancelled, NotBase64
 from accounts.login import LoginOutcome
 from accounts.models import Account
 from protocols.sasl import Failure, UnknownMechanism, decode_response
+from server.db import DatabaseBusy
 from server.models import LoginResult
 from store import changes
 
@@ -63,7 +66,12 @@ def parse_authenticate(parser: Parser) -> AuthenticateArguments:
 
 async def preauthenticate(session: Session) -> None:
     """Log a client in that showed the key of an account, unless the key is not for this."""
-    if await session.call(_is_for_preauth, session.connection.client_key):
+    try:
+        wanted = await session.call(_is_for_preauth, session.connection.client_key)
+    except (DatabaseError, DatabaseBusy) as exc:
+        session.log.warning("the client's key cannot be looked up", extra={"err": str(exc)})
+        return
+    if wanted:
         outcome = await session.dialogue.client_key()
         if outcome.ok:
             await _finished(session, outcome)

@@ -6,7 +6,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from accounts.models import Account, Address, DKIMSelector, Domain, LoginSession, Route, Transport
+from accounts.models import Account, Address, DKIMSelector, Domain, LoginSession, Route, TLSPublicKey, Transport
 from mailqueue.models import DeliveryAttempt, HoldRule, QueueDestination, QueueMessage, RetiredMessage
 from server.models import LoginAttempt
 from store.models import Blob, Mailbox, Message
@@ -72,6 +72,13 @@ class LoginSessionAdmin(ReadOnlyAdmin[LoginSession]):
     search_fields = ("login_address", "account__name", "remote_ip")
     exclude = ("token_hash", "csrf_hash")
     ordering = ("-last_used",)
+
+
+@admin.register(TLSPublicKey)
+class TLSPublicKeyAdmin(ReadOnlyAdmin[TLSPublicKey]):
+    list_display = ("account", "name", "login_address", "type", "no_imap_preauth", "created")
+    list_select_related = ("account",)
+    search_fields = ("account__name", "name", "login_address", "fingerprint")
 
 
 @admin.register(LoginAttempt)
