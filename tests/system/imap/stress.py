@@ -42,6 +42,8 @@ class Actor:
         if not self.qresync and self.random.random() < 0.5:
             # It hears of changes between its commands too; its message numbers stay while they are on their way.
             self.mirror.run("NOTIFY SET (SELECTED-DELAYED (MessageNew MessageExpunge FlagChange))")
+        if self.random.random() < 0.3:
+            self.mirror.wire.compress()
         self.mirror.select(self.random.choice(MAILBOXES))
 
     def work(self, operations: int) -> None:
@@ -80,6 +82,7 @@ class Actor:
                 ("store", self._store),
                 ("expunge", self._expunge),
                 ("move", self._move),
+                ("replace", self._replace),
                 ("read", self._read),
                 ("search", self._search),
             ]
@@ -107,19 +110,30 @@ class Actor:
         by_uid = self.random.random() < 0.5
         return "UID " if by_uid else "", ",".join(map(str, uids if by_uid else numbers)), uids
 
-    def _tolerant(self, command: str) -> Answer:
+    def _tolerant(self, command: str, *literals: bytes) -> Answer:
         """Run what may find that another client was faster."""
-        answer = self.mirror.wire.command(command)
+        answer = self.mirror.wire.command(command, *literals, nonsync=True)
         assert answer.status == "OK" or answer.code == ["EXPUNGEISSUED"], f"{command}: {answer.tagged}"
         self.mirror.take(answer)
         return answer
 
-    def _append(self) -> None:
+    def _message(self) -> tuple[str, bytes]:
+        """Flags of a new message, and the message."""
         self.appended += 1
         flags = " ".join(self.random.sample(FLAGS, self.random.randint(0, 2)))
-        message = simple(f"client{self.seed}", self.appended)
+        return f"({flags})", simple(f"client{self.seed}", self.appended)
+
+    def _append(self) -> None:
+        flags, message = self._message()
+        several = [part for _ in range(self.random.choice([0, 0, 0, 1, 3])) for part in self._message()]
         name = self.random.choice(MAILBOXES)
-        self.mirror.take(self.mirror.wire.ok(f"APPEND {name} ({flags})", message, nonsync=True))
+        parts = [f" {part}" if isinstance(part, str) else part for part in several]
+        self.mirror.take(self.mirror.wire.ok(f"APPEND {name} {flags}", message, *parts, nonsync=True))
+
+    def _replace(self) -> None:
+        uid, which, _ = self._which(1)
+        flags, message = self._message()
+        self._tolerant(f"{uid}REPLACE {which} {self.random.choice(MAILBOXES)} {flags}", message)
 
     def _noop(self) -> None:
         self.mirror.run(self.random.choice(["NOOP", "CHECK", "STATUS other (MESSAGES)"]))
