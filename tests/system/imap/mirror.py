@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from tests.system.imap.wire import Answer, Response, Wire, expand
+
+
+@dataclass(frozen=True, slots=True)
+class Remembered:
+    """What a client knew of a mailbox at one time, and would keep on its disk."""
+
+    name: str
+    uidvalidity: int
+    modseq: int
+    uids: tuple[int, ...]
+    flags: dict[int, frozenset[str]]
 
 
 class Mirror:
@@ -28,7 +41,17 @@ class Mirror:
         assert None not in self.by_number, f"{self.name}: UIDs that were never told"
         return {uid: self.flags[uid] for uid in self.uids}
 
+    def remember(self) -> Remembered:
+        return Remembered(self.name, self.uidvalidity, self.modseq, tuple(self.uids), dict(self.flags))
+
     # Commands that change what is known.
+
+    def return_with(self, wire: Wire, known: Remembered) -> None:
+        """Come back on another connection, some time after this was known, and hear by QRESYNC what happened since."""
+        self.wire, self.name = wire, known.name
+        self.uidvalidity, self.modseq = known.uidvalidity, known.modseq
+        self.by_number, self.flags = list(known.uids), dict(known.flags)
+        self.reopen()
 
     def select(self, name: str) -> None:
         """Open a mailbox and read all of it."""

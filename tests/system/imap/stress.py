@@ -9,12 +9,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from tests.system.imap.conftest import User
-from tests.system.imap.mirror import Mirror
+from tests.system.imap.mirror import Mirror, Remembered
 from tests.system.imap.transcript import simple
 from tests.system.imap.wire import Answer
 
 MAILBOXES = ("Inbox", "other")
 FLAGS = ("\\Seen", "\\Answered", "\\Flagged", "\\Draft", "\\Deleted", "work", "todo")
+REMEMBERED = 5  # states that a client may come back with
 CROWDED = 40  # messages from which clients remove more than they add
 
 EXTENSIONS = ("", "CONDSTORE", "QRESYNC", "IMAP4rev2", "QRESYNC IMAP4rev2")
@@ -28,7 +29,8 @@ class Actor:
     seed: int
     random: random.Random = field(init=False)
     mirror: Mirror = field(init=False)
-    qresync: bool = field(init=False)
+    enabled: str = field(init=False)
+    remembered: list[Remembered] = field(default_factory=list)
     appended: int = 0
 
     def __post_init__(self) -> None:
@@ -36,15 +38,19 @@ class Actor:
         self._connect()
 
     def _connect(self) -> None:
-        enable = self.random.choice(EXTENSIONS)
-        self.qresync = "QRESYNC" in enable
-        self.mirror = Mirror(self.user.session(enable=enable))
+        self.enabled = self.random.choice(EXTENSIONS)
+        self.remembered.clear()
+        self.mirror = Mirror(self.user.session(enable=self.enabled))
         if not self.qresync and self.random.random() < 0.5:
             # It hears of changes between its commands too; its message numbers stay while they are on their way.
             self.mirror.run("NOTIFY SET (SELECTED-DELAYED (MessageNew MessageExpunge FlagChange))")
         if self.random.random() < 0.3:
             self.mirror.wire.compress()
         self.mirror.select(self.random.choice(MAILBOXES))
+
+    @property
+    def qresync(self) -> bool:
+        return "QRESYNC" in self.enabled
 
     def work(self, operations: int) -> None:
         for _ in range(operations):
@@ -139,6 +145,8 @@ class Actor:
         self.mirror.run(self.random.choice(["NOOP", "CHECK", "STATUS other (MESSAGES)"]))
         if self.random.random() < 0.3:
             assert None not in self.mirror.by_number, "a UID was not told with a new message"
+        if self.qresync and None not in self.mirror.by_number:
+            self.remembered = [*self.remembered[-REMEMBERED + 1 :], self.mirror.remember()]
 
     def _idle(self) -> None:
         tag = self.mirror.wire.idle()
@@ -152,7 +160,10 @@ class Actor:
             self.mirror.select(self.random.choice(MAILBOXES))
 
     def _reconnect(self) -> None:
-        if self.random.random() < 0.3:
+        if self.remembered and self.random.random() < 0.7:
+            self.mirror.wire.close()
+            self.mirror.return_with(self.user.session(enable=self.enabled), self.random.choice(self.remembered))
+        elif self.random.random() < 0.3:
             self.mirror.wire.close()
             self._connect()
 
