@@ -19,11 +19,13 @@ MODULES: Final = (
     "network",
     "files",
     "imap",
+    "imapcontent",
 )
+WITH_MODELS: Final = ("imap", "imapcontent")  # modules that Django must be set up for (`set_up_django`)
 
 
 def load(module: str) -> dict[str, Target]:
-    """The targets of one module. Those of IMAP name models: Django must be set up first (`set_up_django`)."""
+    """The targets of one module."""
     found: list[Target] = importlib.import_module(f"tests.fuzz.{module}").TARGETS
     return {target.name: target for target in found}
 
