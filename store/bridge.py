@@ -10,16 +10,15 @@ await bridge.close()
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import functools
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from django.db import DatabaseError, connection
 
 from .db import Tx
 from .notify import ChangeHub
+from .pool import Threads
 from .writer import GroupWriter
 
 P = ParamSpec("P")
@@ -33,7 +32,7 @@ class Bridge:
     """
 
     def __init__(self, threads: int) -> None:
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="bridge")
+        self._pool = Threads(threads, "bridge")
         self.writer = GroupWriter()
         self.hub = ChangeHub()
 
@@ -45,11 +44,7 @@ class Bridge:
 
         A caller that is cancelled does not stop it: its result is dropped.
         """
-        call = functools.partial(function, *args, **kwargs)
-        context = contextvars.copy_context()  # log lines in the thread name the connection too
-        return await asyncio.get_running_loop().run_in_executor(
-            self._pool, lambda: context.run(_with_live_connection, call)
-        )
+        return await self._pool.call(_with_live_connection, functools.partial(function, *args, **kwargs))
 
     async def write(self, account_ids: Sequence[int], job: Callable[[Tx], T]) -> T:
         """Have the group commit run ``job(tx)`` with these accounts locked; returns after the commit.
@@ -62,7 +57,7 @@ class Bridge:
         """Commit what waits, and end the threads."""
         await self.hub.close()
         await asyncio.to_thread(self.writer.close)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.close()
 
 
 def _with_live_connection(call: Callable[[], T]) -> T:

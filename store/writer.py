@@ -10,6 +10,7 @@ own: one fsync for all of them, and a bad one fails alone. A future is done only
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import queue
 import threading
@@ -26,10 +27,13 @@ from server import db, faults
 from . import notify
 from .db import Tx, locked
 from .errors import StorageFull, StoreError
+from .pool import settle
 
 log = logging.getLogger(__name__)
 
 GROUP_MAX: Final = 64  # changes in one commit: bounds what a failing commit fails, and how long it holds the lock
+
+_CLOSED: Final = "server is stopping, try again later"
 
 T = TypeVar("T")
 
@@ -48,7 +52,9 @@ _duration = Histogram(
 class _Change:
     account_ids: Sequence[int]
     job: Callable[[Tx], Any]
-    future: Future[Any]
+    future: Future[Any] | asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop | None = None
+    """Whose future it is, where it is one of asyncio."""
     outcome: Any = None
     error: BaseException | None = None
 
@@ -74,14 +80,19 @@ class GroupWriter:
         """
         future: Future[T] = Future()
         if self._closed:
-            future.set_exception(WriterClosed("server is stopping, try again later"))
+            future.set_exception(WriterClosed(_CLOSED))
             return future
         self._queue.put(_Change(account_ids, job, future))
         return future
 
     async def run(self, account_ids: Sequence[int], job: Callable[[Tx], T]) -> T:
         """``submit`` for asyncio. A caller that is cancelled does not stop the change."""
-        return await asyncio.shield(asyncio.wrap_future(self.submit(account_ids, job)))
+        if self._closed:
+            raise WriterClosed(_CLOSED)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        self._queue.put(_Change(account_ids, job, future, loop))
+        return await future
 
     def close(self) -> None:
         """Commit what is waiting and end the thread."""
@@ -122,14 +133,11 @@ class GroupWriter:
                     change.outcome = change.error = None
                     self._write([change])
                 return
-            group[0].future.set_exception(_explained(exc))
+            group[0].error = _explained(exc)
+            _tell(group)
             return
         faults.point("store.after_commit")
-        for change in group:
-            if change.error is not None:
-                change.future.set_exception(change.error)
-            else:
-                change.future.set_result(change.outcome)
+        _tell(group)
         if changed:
             notify.publish(changed)
 
@@ -160,6 +168,27 @@ def _change_each(tx: Tx, group: list[_Change]) -> None:
             raise  # locked, deadlock, disk full: the whole transaction is lost
         except Exception as exc:
             change.error = exc
+
+
+def _tell(group: Sequence[_Change]) -> None:
+    """Give the futures what came of their changes; an event loop is woken once for all of its own."""
+    by_loop: dict[asyncio.AbstractEventLoop, list[_Change]] = {}
+    for change in group:
+        if change.loop is not None:
+            by_loop.setdefault(change.loop, []).append(change)
+        elif change.error is not None:
+            change.future.set_exception(change.error)
+        else:
+            change.future.set_result(change.outcome)
+    for loop, changes in by_loop.items():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
+            loop.call_soon_threadsafe(_settle_each, changes)
+
+
+def _settle_each(changes: Sequence[_Change]) -> None:
+    for change in changes:
+        assert isinstance(change.future, asyncio.Future)
+        settle(change.future, change.outcome, change.error)
 
 
 def _explained(exc: BaseException) -> BaseException:

@@ -34,19 +34,25 @@ class HeaderWriter:
         self._pieces: list[str] = []
         self._column = 0
         self._fold = "\r\n\t"
+        _check(name)
         self._put(name)
 
     def add(self, separator: str, *texts: str) -> None:
         """Write texts, each after the separator or on a new line; a text is never broken."""
+        _check(separator, *texts)
+        column, width = self._column, len(separator)
         for text in texts:
-            if self._column + len(separator) + len(text) > FOLD_AT and self._column > 1:
-                self._break(self._fold)
+            if column + width + len(text) > FOLD_AT and column > 1:
+                self._pieces += (self._fold, text)
+                column = len(self._fold) - 2 + len(text)
             else:
-                self._put(separator)
-            self._put(text)
+                self._pieces += (separator, text)
+                column += width + len(text)
+        self._column = column
 
     def words(self, text: str) -> None:
         """Write a text after a space, folded at its white space, which stays (RFC 5322 2.2.3). Long words are cut."""
+        _check(text)
         for match in _SPACED_WORD.finditer(f" {text}"):
             word = match[0]
             if self._column + len(word) > FOLD_AT:
@@ -71,10 +77,14 @@ class HeaderWriter:
         self._column = len(fold) - 2
 
     def _put(self, text: str) -> None:
-        if _FORBIDDEN.search(text):
-            raise BadHeaderText(f"line end, NUL or lone surrogate in a header: {text!r}")
         self._pieces.append(text)
         self._column += len(text)
+
+
+def _check(*texts: str) -> None:
+    if _FORBIDDEN.search("".join(texts)):
+        bad = next(text for text in texts if _FORBIDDEN.search(text))
+        raise BadHeaderText(f"line end, NUL or lone surrogate in a header: {bad!r}")
 
 
 def comment(text: str) -> str:
