@@ -38,6 +38,7 @@ UMASK: Final = 0o007  # what the server makes is for its user and group
 TEMPORARY_AGE: Final = 24 * 3600  # seconds after which a temporary file is left over from a crash
 OPEN_FILES: Final = 65536  # descriptors of a process, where the system lets it have them
 DELIVERY_STOP_TIMEOUT: Final = 32.0  # seconds: it waits up to 30 for the answer to a message that is sent already
+MAINTENANCE_NICENESS: Final = 10  # search text can wait for mail that comes in: a tenth of a busy processor is enough
 
 
 class Kind(enum.StrEnum):
@@ -233,10 +234,16 @@ def _processes(
     beside = [] if Kind.WEB in kinds else http
     children: list[ChildProcess] = []
 
-    def add(name: str, run: Callable[[Callable[[], None]], None], stop_timeout: float = STOP_TIMEOUT) -> None:
+    def add(
+        name: str,
+        run: Callable[[Callable[[], None]], None],
+        stop_timeout: float = STOP_TIMEOUT,
+        niceness: int = 0,
+    ) -> None:
         health = [] if children else beside
 
         def live(link: Link) -> None:
+            os.nice(niceness)
             _begin(environment, levels)
             link.on_reload(lambda: reload_settings(given_level))
             if health:
@@ -249,10 +256,12 @@ def _processes(
 
         children.append(ChildProcess(name, live, stop_timeout=stop_timeout))
 
-    def add_worker(kind: Kind, queues: list[str], concurrency: int, stop_timeout: float = STOP_TIMEOUT) -> None:
+    def add_worker(
+        kind: Kind, queues: list[str], concurrency: int, stop_timeout: float = STOP_TIMEOUT, niceness: int = 0
+    ) -> None:
         if kind in kinds:
             node = environment.node
-            add(kind, lambda ready: celery.run_worker(node, kind, queues, concurrency, ready), stop_timeout)
+            add(kind, lambda ready: celery.run_worker(node, kind, queues, concurrency, ready), stop_timeout, niceness)
 
     if Kind.MAIL in kinds:
         for number in range(1, environment.mail_workers + 1):
@@ -262,7 +271,12 @@ def _processes(
             add(f"web-{number}", lambda ready: asgi.run(http, ready))
     add_worker(Kind.DELIVERY, [celery.DELIVERY], environment.queue_max_concurrent, delivery_stop_timeout)
     add_worker(Kind.WEBHOOKS, [celery.WEBHOOKS], environment.webhook_concurrency)
-    add_worker(Kind.MAINTENANCE, [celery.MAINTENANCE, celery.REPORTS], environment.worker_concurrency)
+    add_worker(
+        Kind.MAINTENANCE,
+        [celery.MAINTENANCE, celery.REPORTS],
+        environment.worker_concurrency,
+        niceness=MAINTENANCE_NICENESS,
+    )
     if Kind.BEAT in kinds:
         schedule = str(environment.run_dir / "beat-schedule")
         add("beat", lambda ready: celery.run_beat(schedule, ready))

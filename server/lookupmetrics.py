@@ -36,6 +36,7 @@ _counters: Final = {
         ("mox_dane_verify_errors_total", "Certificates that DANE refused."),
     )
 }
+_children: dict[tuple[str, ...], Histogram] = {}  # by name and labels; finding them costs more than counting
 
 
 def use() -> None:
@@ -44,8 +45,13 @@ def use() -> None:
 
 
 def _observe(name: str, seconds: float, labels: Mapping[str, str]) -> None:
-    histogram, counter = _histograms.get(name), _counters.get(name)
+    counter = _counters.get(name)
     if counter is not None:
         counter.inc()
-    if histogram is not None:
-        histogram.labels(**labels).observe(seconds)
+        return
+    key = (name, *labels.values())
+    child = _children.get(key)
+    if child is None and name in _histograms:
+        child = _children[key] = _histograms[name].labels(**labels)
+    if child is not None:
+        child.observe(seconds)

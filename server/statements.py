@@ -85,7 +85,8 @@ def run(sql: str, params: Sequence[Any]) -> list[Any]:
     """
     database = connections[DEFAULT_DB_ALIAS]
     if database.vendor == "sqlite":
-        database.ensure_connection()
+        if database.connection is None:
+            database.ensure_connection()
         with database.wrap_database_errors:
             found: list[Any] = database.connection.execute(_with_question_marks(sql), params).fetchall()
             return found

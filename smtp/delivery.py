@@ -201,7 +201,7 @@ def _deliveries(
 ) -> list[Delivery]:
     """What the transaction needs, for each recipient."""
     results = verification.header(message.peer.hostname, smtputf8=received.smtputf8)
-    origin = replace(_origin(message, received.author), **verification.origin())
+    origin = _origin(message, received.author, verification)
     return [_delivery(message, recipient, received, results, origin, verification) for recipient in recipients]
 
 
@@ -272,8 +272,8 @@ def _refusal(recipient: Recipient, rules: Rules) -> Outcome | None:
     return None
 
 
-def _origin(message: Message, author: Address | None) -> Origin:
-    """How the message came, as far as it is known without asking DNS."""
+def _origin(message: Message, author: Address | None, verification: Verification) -> Origin:
+    """How the message came."""
     peer, path = message.peer, message.mail.reverse_path
     masked1, masked2, masked3 = _masked_addresses(peer.remote_ip)
     hello, sender = peer.hello.name.domain, path.domain.domain
@@ -291,6 +291,7 @@ def _origin(message: Message, author: Address | None) -> Origin:
         received_tls_version=_TLS_VERSIONS.get(peer.tls_version, _UNKNOWN_TLS) if peer.tls_version else _NO_TLS,
         received_tls_ciphersuite=peer.tls_cipher,
         received_require_tls=message.mail.require_tls,
+        **verification.origin(),
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import lru_cache
 from ipaddress import ip_address
+from typing import Final
 
 from protocols.message.dates import format_date
 from protocols.message.headerwriter import HeaderWriter
@@ -12,6 +14,8 @@ from protocols.smtpsyntax import Path
 from server.cids import received_id
 
 from .transaction import Peer
+
+KNOWN_ADDRESSES: Final = 4096  # whose text is remembered: clients send more than one message
 
 
 def prefix(
@@ -58,9 +62,9 @@ def _received(peer: Peer, recipient: Path, received: datetime, *, smtputf8: bool
     field.add(" ", "from")
     name = peer.hello.name
     field.add(" ", address_literal(name.ip) if name.ip is not None else _name(name.domain, smtputf8))
-    field.add(" ", f"({address_literal(ip_address(peer.remote_ip))})")
+    field.add(" ", f"({_literal(peer.remote_ip)})")
     _add_a_labels(field, name.domain, smtputf8)
-    field.add(" ", "by", _name(peer.hostname, smtputf8), f"({address_literal(ip_address(peer.local_ip))})")
+    field.add(" ", "by", _name(peer.hostname, smtputf8), f"({_literal(peer.local_ip)})")
     _add_a_labels(field, peer.hostname, smtputf8)
     protocol = with_protocol(peer, smtputf8=smtputf8)
     _add_circumstances(field, peer, protocol, recipient, received, smtputf8=smtputf8, require_tls=require_tls)
@@ -88,6 +92,11 @@ def _add_circumstances(
     texts[-1] += ";"
     field.add(" ", *texts)
     field.add(" ", *format_date(received).split(" ", 2))
+
+
+@lru_cache(maxsize=KNOWN_ADDRESSES)
+def _literal(ip: str) -> str:
+    return address_literal(ip_address(ip))
 
 
 def _name(domain: Domain | None, smtputf8: bool) -> str:

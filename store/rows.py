@@ -10,10 +10,12 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from enum import Enum
 from typing import Any, Final, TypeAlias
 
 from django.db import DEFAULT_DB_ALIAS, connection, connections
-from django.db.models import BooleanField, CharField, Field, ForeignKey, IntegerField, Model, TextField
+from django.db.backends.base.base import BaseDatabaseWrapper
+from django.db.models import BinaryField, BooleanField, CharField, Field, ForeignKey, IntegerField, Model, TextField
 
 from server.statements import run
 
@@ -167,8 +169,17 @@ def _statement(model: type[Model], vendor: str) -> _Insert:
 
 
 def _prepare(field: Field[Any, Any]) -> Callable[..., Any] | None:
-    """What makes a value fit for the database; None for fields whose values are so already. Choices may be enums."""
-    return None if isinstance(field, _PLAIN) and not field.choices else field.get_db_prep_save
+    """What makes a value fit for the database; None for fields whose values are so already."""
+    if type(field) is BinaryField:  # and no class above it, which may encrypt
+        return None
+    if not isinstance(field, _PLAIN):
+        return field.get_db_prep_save
+    return _plain_choice if field.choices else None
+
+
+def _plain_choice(value: Any, _: BaseDatabaseWrapper) -> Any:
+    """Members of TextChoices and IntegerChoices are texts and numbers of another class, which drivers may not know."""
+    return value.value if isinstance(value, Enum) else value
 
 
 def _default(field: Field[Any, Any]) -> Any:

@@ -99,7 +99,8 @@ def clean_text(text: str) -> str:
 
 def index_text(text: str) -> str:
     """The text for an indexed column: above 512 characters its first 440, ":" and the sha256 of all of it in hex."""
-    text = clean_text(text)
+    if len(text) > INDEX_TEXT_MAX or not text.isascii() or "\0" in text:
+        text = clean_text(text)
     if len(text) <= INDEX_TEXT_MAX:
         return text
     return f"{text[:INDEX_TEXT_KEPT]}:{hashlib.sha256(text.encode()).hexdigest()}"
