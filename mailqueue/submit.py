@@ -219,7 +219,8 @@ def _prepare(request: Request, blob: blobs.PreparedBlob) -> Prepared:
     except FromIDNeedsOneRecipient as exc:
         problem = problem or exc
     for mail_from in dict.fromkeys(mail_froms):
-        _check_mail_from(request.account_id, mail_from)
+        if (mail_from.localpart, mail_from.domain.domain) != (author.localpart, author.domain):  # looked up just now
+            _check_mail_from(request.account_id, mail_from)
     smtputf8 = blob.needs_smtputf8(
         request.content,
         (request.mail_from, *request.recipients),

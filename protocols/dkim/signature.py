@@ -75,8 +75,8 @@ class Signature:
         # On a line of its own: the first line of the value is known to have room.
         return field.bytes().removesuffix(b"\r\n") + b"\r\n\tb="
 
-    def compose(self, *, utf8: bool = False) -> bytes:
-        """The whole field with its line end."""
+    def compose(self, *, utf8: bool = False, unsigned: bytes = b"") -> bytes:
+        """The whole field with its line end; ``unsigned``: up to its ``b=``, where that was composed already."""
         value = base64.b64encode(self.signature)
         lines = [value[at : at + BASE64_WIDTH] for at in range(0, len(value), BASE64_WIDTH)]
-        return self.compose_unsigned(utf8=utf8) + b"\r\n\t".join(lines) + b"\r\n"
+        return (unsigned or self.compose_unsigned(utf8=utf8)) + b"\r\n\t".join(lines) + b"\r\n"

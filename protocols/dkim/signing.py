@@ -134,7 +134,7 @@ def sign(
         unsigned = signature.compose_unsigned(utf8=smtputf8)
         data = header.signed_data(signature.signed_headers, canon_header, unsigned)
         signed = dataclasses.replace(signature, signature=make_signature(selector.key, data))
-        fields.append(check_length(signed.compose(utf8=smtputf8)))
+        fields.append(check_length(signed.compose(unsigned=unsigned)))
     return b"".join(fields)
 
 
