@@ -7,11 +7,10 @@ connection waits for anything but the answer to it.
 from __future__ import annotations
 
 import asyncio
-import contextvars
+import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 from typing import Final, ParamSpec, TypeVar
 
@@ -23,6 +22,7 @@ from protocols.smtpsyntax import Path
 from server import faults
 from server.connections import panic_total
 from server.models import ServerSettings
+from store.pool import Threads
 
 from . import leases, results
 from .journal import Entry, Journal
@@ -66,7 +66,7 @@ class Interrupted(Exception):
 class Drain:
     """One run of a delivery task. `stop` may be called from any thread."""
 
-    def __init__(self, lease: Lease, journal: Journal, database: ThreadPoolExecutor) -> None:
+    def __init__(self, lease: Lease, journal: Journal, database: Threads) -> None:
         self.lease = lease
         self._journal = journal
         self._database = database
@@ -274,11 +274,7 @@ class Drain:
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what uses the database in a thread for that; not to be interrupted."""
-        context = contextvars.copy_context()
-        call = asyncio.get_running_loop().run_in_executor(
-            self._database, lambda: context.run(function, *args, **kwargs)
-        )
-        return await asyncio.shield(call)
+        return await self._database.call(functools.partial(function, *args, **kwargs))
 
     def _check_stop(self) -> None:
         if self._stopping:

@@ -8,8 +8,10 @@ from typing import Final
 
 from django.conf import settings
 from django.db import connection
+from django.db.models.expressions import RawSQL
 
 from server import db
+from server.statements import Statement
 from store import rows as store_rows
 from store.db import write_tx
 
@@ -27,18 +29,23 @@ INTERRUPTIONS_FREE: Final = 3  # in a row; then something about the message kill
 BATCH: Final = 200  # messages of a transaction
 
 
+_expired: Final = Statement(
+    lambda now: (
+        QueueMessage.objects.filter(state=leases.IS_DELIVERING, lease_until__lte=RawSQL("%s", (now,)))
+        .order_by("lease_until")
+        .values_list("pk")[:BATCH]
+    )
+)
+
+
 def recover_expired() -> int:
     """Give messages back whose lease ended with its worker. Returns how many."""
     recovered = 0
     while True:
-        expired = list(
-            QueueMessage.objects.filter(state=State.DELIVERING, lease_until__lte=db.now())
-            .order_by("lease_until")
-            .values_list("pk", flat=True)[:BATCH]
-        )
+        expired = _expired.rows(connection.ops.adapt_datetimefield_value(db.now()))
         if not expired:
             return recovered
-        for pk in expired:
+        for (pk,) in expired:
             recovered += _recover(pk)
 
 

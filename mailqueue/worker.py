@@ -9,7 +9,6 @@ from __future__ import annotations
 import logging
 import threading
 import uuid
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
@@ -18,6 +17,7 @@ from django.db import DatabaseError
 
 from server import db
 from server.db import DatabaseBusy
+from store.pool import Threads
 
 from . import leases, recovery, wakeup
 from .drain import Drain
@@ -39,7 +39,7 @@ class Worker:
     def __init__(self, owner: str, data_dir: Path, slots: int) -> None:
         self.owner = owner
         self._journal = Journal(data_dir)
-        self._database = ThreadPoolExecutor(slots, thread_name_prefix="queue-database")
+        self._database = Threads(slots, "queue-database")
         self._drains: dict[uuid.UUID, Drain] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()

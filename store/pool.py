@@ -32,14 +32,15 @@ class _Call:
 
 
 class Threads:
-    """So many threads, each started when the others are busy. Used from one event loop."""
+    """So many threads, each started when the others are busy. May be used from several event loops."""
 
     def __init__(self, count: int, name: str) -> None:
         self._count = count
         self._name = name
         self._calls: queue.SimpleQueue[_Call | None] = queue.SimpleQueue()
         self._started = 0
-        self._running = 0  # calls whose end the loop has not heard of
+        self._running = 0  # calls that wait or run
+        self._counting = threading.Lock()
 
     async def call(self, function: Callable[..., T], *args: Any) -> T:
         """Run a function in a thread, with the context variables of the caller.
@@ -48,11 +49,12 @@ class Threads:
         """
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._running += 1
-        if self._running > self._started < self._count:
-            self._started += 1
-            name = f"{self._name}-{self._started}"
-            threading.Thread(target=self._work, name=name, daemon=True).start()
+        with self._counting:
+            self._running += 1
+            is_short = self._running > self._started < self._count
+            self._started += is_short
+        if is_short:
+            threading.Thread(target=self._work, name=f"{self._name}-{self._started}", daemon=True).start()
         self._calls.put(_Call(function, args, contextvars.copy_context(), loop, future))
         return await future
 
@@ -71,13 +73,11 @@ class Threads:
                 result = call.context.run(call.function, *call.args)
             except BaseException as exc:
                 error = exc
+            with self._counting:
+                self._running -= 1
             with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-                call.loop.call_soon_threadsafe(self._ended, call.future, result, error)
+                call.loop.call_soon_threadsafe(settle, call.future, result, error)
             del call, result, error  # a thread that waits keeps nothing alive
-
-    def _ended(self, future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
-        self._running -= 1
-        settle(future, result, error)
 
 
 def settle(future: asyncio.Future[Any], result: Any, error: BaseException | None) -> None:
