@@ -79,8 +79,10 @@ class Service:
         bridge = Bridge(4)
         await bridge.start()
 
-        async def snapshot(function: Callable[..., Any], listener_id: int) -> tuple[Listener, ServerSettings]:
-            return self.listener, self.settings
+        async def snapshot(
+            function: Callable[..., Any], listener_id: int, service: object
+        ) -> tuple[Listener, ServerSettings, bool]:
+            return self.listener, self.settings, False
 
         server = ConnectionServer(snapshot, self._limiter)
         sock = socket.create_server(("127.0.0.1", 0))
