@@ -10,6 +10,8 @@ from protocols.names import BadAddress, format_localpart, parse_localpart
 
 MAX_REFERENCES: Final = 1000  # ids; the last ones, which are nearest, are kept
 
+PIECES_MAX: Final = 4 * MAX_REFERENCES  # looked at from the end, broken ones too
+
 _WHITE_SPACE: Final = re.compile(r"\s+")
 
 
@@ -48,7 +50,7 @@ def referenced_ids(references: str, in_reply_to: str = "") -> list[str]:
 def ids_in(field: str) -> list[str]:
     """Canonical ids in a field in their order, which may have some of them several times. Broken ones are skipped."""
     ids: list[str] = []
-    for piece in field.split("<")[1:]:
+    for piece in field.rsplit("<", PIECES_MAX)[1:]:
         inner, closed, _ = piece.partition(">")
         if closed and "@" in inner and (value := _canonical(_WHITE_SPACE.sub("", inner)).value):
             ids.append(value)

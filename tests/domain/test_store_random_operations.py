@@ -10,16 +10,21 @@ from dataclasses import dataclass, field
 import pytest
 
 from accounts.models import Account
-from store import blobs, changes, checks, flags, mailboxes, messages, reading
+from store import blobs, changes, checks, flags, mailboxes, messages, reading, rejects, repair, rethreading, threads
 from store.db import AccountTx, Tx, write_tx
 from store.errors import MailboxError, MailboxGone, MessageGone, StoreError
 from store.flags import Flags
 from store.messages import FlagMode, NewMessage
+from store.models import SPECIAL_USES, Message
 from store.writer import GroupWriter
 
 pytestmark = pytest.mark.database
 
-NAMES = ("Inbox", "Work", "Work/Old", "Lists/python", "Junk")
+NAMES = ("Inbox", "Work", "Work/Old", "Lists/python", "Junk", "Rejects")
+KINDS = {  # how often
+    **{"add": 30, "flag": 30, "copy": 8, "move": 10, "expunge": 10, "create": 3, "rename": 3, "delete": 2},
+    **{"subscribe": 2, "unsubscribe": 2, "reject": 3, "mute": 3, "use": 2},
+}
 WORDS = ("todo", "$label1", "later", "work")
 
 
@@ -59,9 +64,12 @@ class Session:
 def content(number: int, source: random.Random) -> bytes:
     large = source.random() < 0.02
     body = b"line %d\r\n" % number * (12_000 if large else source.randint(0, 20))
-    return b"From: a@example.org\r\nSubject: message %d\r\nMessage-ID: <%d@example.org>\r\n\r\n%s" % (
-        number,
-        number,
+    answered = source.choice((number, number - 1, number - 40))
+    return b"From: a@example.org\r\nSubject: %d\r\nMessage-ID: <%d@x>\r\nReferences: <%d@x> <%d@x>\r\n\r\n%s" % (
+        source.choice((answered % 3, number)),
+        source.choice((number, number, number, number // 2)),
+        answered - 7,
+        answered,
         body,
     )
 
@@ -74,11 +82,8 @@ def operation(source: random.Random, session: Session, number: int) -> Callable[
     """One random change, as a session would make it with what it knows."""
     uids = session.uids(source)
     name = source.choice(NAMES)
-    kind = source.choices(
-        ("add", "flag", "copy", "move", "expunge", "create", "rename", "delete", "subscribe", "unsubscribe"),
-        (30, 30, 8, 10, 10, 3, 3, 2, 2, 2),
-    )[0]
-    prepared = blobs.prepare(content(number, source)) if kind == "add" else None
+    kind = source.choices(list(KINDS), list(KINDS.values()))[0]
+    prepared = blobs.prepare(content(number, source)) if kind in ("add", "reject") else None
     new_flags, mode = random_flags(source), source.choice(list(FlagMode))
     unchanged_since = source.choice((None, None, session.position))
     other = f"{source.choice(NAMES)}{source.choice(('', '2', '/x', '/x/y'))}"
@@ -86,7 +91,17 @@ def operation(source: random.Random, session: Session, number: int) -> Callable[
     def job(tx: AccountTx) -> None:
         mailbox = tx.mailbox(session.mailbox_id)
         if prepared is not None:
-            messages.add(tx, mailbox, NewMessage(prepared, prefix=b"Received: x\r\n", flags=new_flags))
+            new = NewMessage(prepared, prefix=b"Received: x\r\n", flags=new_flags)
+            if kind == "add":
+                messages.add(tx, mailbox, new)
+            else:
+                rejects.add_reject(tx, new, mailbox)
+        elif kind == "mute":
+            ids = Message.objects.filter(mailbox=mailbox, uid__in=uids).values_list("pk", flat=True)
+            threads.set_state(tx, ids, muted=source.choice((None, True, False)), collapsed=mode is FlagMode.ADD)
+        elif kind == "use":
+            change = source.choice((mailboxes.set_special_use, mailboxes.clear_special_use))
+            change(tx, mailboxes.get(tx, name), source.choice(SPECIAL_USES))
         elif kind == "flag":
             messages.set_flags(tx, mailbox, uids, mode, new_flags, unchanged_since)
         elif kind == "copy":
@@ -136,6 +151,9 @@ def test_sessions_agree_after_random_operations(account: Account) -> None:
             pass  # another session was first, or the random name does not fit: refused, and nothing changed
         except MailboxGone:
             session.open("Inbox")
+        if number % 500 == 499:
+            rethreading.reassign(account.pk)
+            repair.reassign_uids(account.pk, source.choice(("Inbox", "Archive", "Junk", "")))
         if number % 200 == 199:
             assert checks.check_account(account) == []
             for each in sessions:
