@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -25,16 +24,10 @@ from accounts.models import Account, Domain  # noqa: E402 # as above
 from mox_project import localserve  # noqa: E402 # as above
 from store import checks  # noqa: E402 # as above
 
-# No deadlines: other processes may have the machine, and tests of what takes how long count processor time.
-hypothesis.settings.register_profile("tests", deadline=None)
-# For `make fuzz`: a minute or two for each test instead of a second.
-hypothesis.settings.register_profile(
-    "fuzz",
-    max_examples=5_000,
-    deadline=None,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.data_too_large],
-)
-hypothesis.settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "tests"))
+# No deadlines, and no word on how long inputs take to make: other processes may have the machine. Tests of what takes how
+# long count processor time.
+hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("tests")
 
 _numbers = itertools.count(1)
 
