@@ -24,8 +24,8 @@ from accounts.models import Account, Domain  # noqa: E402 # as above
 from mox_project import localserve  # noqa: E402 # as above
 from store import checks  # noqa: E402 # as above
 
-# No deadlines, and no word on how long inputs take to make: other processes may have the machine. Tests of what takes how
-# long count processor time.
+# No deadlines, and no word on how long inputs take to make: other processes may have the machine. Tests of what takes
+# how long count processor time.
 hypothesis.settings.register_profile("tests", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("tests")
 
