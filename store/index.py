@@ -376,12 +376,10 @@ def _join(account_id: int, segment_ids: list[int]) -> int:
         renumbered.append({number: bisect_left(ids, before[number]) for number in grams.numbers_of(live)})
     pages: list[bytes] = []
     for number in range(PAGES):
-        stored = dict(SearchPage.objects.filter(segment__in=segments, number=number).values_list("segment_id", "data"))
-        parts = [
-            (bytes(stored[segment.pk]), numbers)
-            for segment, numbers in zip(segments, renumbered, strict=True)
-            if segment.pk in stored
-        ]
+        stored = {segment: bytes(page) for segment, _, page in _pages(segment_ids, [number])}
+        if stored.keys() != set(segment_ids):
+            return 0  # a search takes all messages for what a missing page says: that must not get lost
+        parts = ((stored[segment.pk], numbers) for segment, numbers in zip(segments, renumbered, strict=True))
         pages.append(grams.merged_page(parts))
 
     def transact() -> int:
