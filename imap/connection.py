@@ -11,7 +11,6 @@ from prometheus_client import Counter, Gauge, Histogram
 from protocols.stream import LineTooLong, StreamClosed
 from server.connections import Connection, Stopping, panic_total
 from server.db import DatabaseBusy
-from server.logs import TRACE, TRACEAUTH
 from store.bridge import Bridge
 from store.errors import StoreError
 from store.writer import WriterClosed
@@ -163,11 +162,13 @@ class _CommandLoop:
             parser.space()
             name = parser.command_name()
         except BadSyntax:
-            self._trace(line)
+            self._session.trace_received(line)
             if self._first:
                 raise Bye("please try again speaking imap") from None
             raise
-        self._trace(line if name not in _SECRET else line.split(b" ", 2)[0] + b" " + name + b" ***", line)
+        self._session.trace_received(
+            line if name not in _SECRET else line.split(b" ", 2)[0] + b" " + name + b" ***", line
+        )
         command = COMMANDS.get(name)
         if command is None:
             if self._first:
@@ -200,7 +201,7 @@ class _CommandLoop:
             line = await self._read_line(LINE_MAX - used)
             if b"\0" in line:
                 raise BadSyntax("NUL in a command", len(parser.lines))
-            self._trace(line if command is not COMMANDS[b"LOGIN"] else b"***", line)
+            self._session.trace_received(line if command is not COMMANDS[b"LOGIN"] else b"***", line)
             used += len(line)
             if used >= LINE_MAX:
                 raise Bye("[ALERT] line too long")
@@ -308,12 +309,6 @@ class _CommandLoop:
         command = _bare(self._name) + b" " if self._name else b""
         answer = f"{in_brackets}".encode() + command + text.encode("ascii", "backslashreplace")
         self._session.send(b"%b %b %b\r\n" % (self._tag, word, answer))
-
-    def _trace(self, shown: bytes, whole: bytes = b"") -> None:
-        log = self._session.log
-        if log.isEnabledFor(TRACE):
-            data = whole if whole and log.isEnabledFor(TRACEAUTH) else shown
-            log.log(TRACE, "imap in", extra={"data": data.decode("ascii", "backslashreplace")})
 
 
 def _without_end(line: bytes) -> bytes:

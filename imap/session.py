@@ -12,7 +12,7 @@ from typing import Final, ParamSpec, TypeVar
 from accounts.dialogue import Dialogue
 from server.connections import Connection
 from server.login_attempts import Attempt
-from server.logs import TRACE, TRACEDATA
+from server.logs import TRACE, TRACEAUTH, TRACEDATA
 from store import changes, reading
 from store.bridge import Bridge
 from store.changes import Events, MailboxChanges
@@ -143,6 +143,12 @@ class Session:
                 TRACE, "imap out", extra={"data": shown.decode("ascii", "backslashreplace"), "size": len(data)}
             )
         self.stream.write(data)
+
+    def trace_received(self, shown: bytes, whole: bytes = b"") -> None:
+        """Have traces show a line that came; ``whole``: what only traces of secrets show, where that is more."""
+        if self.log.isEnabledFor(TRACE):
+            data = whole if whole and self.log.isEnabledFor(TRACEAUTH) else shown
+            self.log.log(TRACE, "imap in", extra={"data": data.decode("ascii", "backslashreplace")})
 
     def send_lines(self, lines: Iterable[bytes]) -> None:
         data = b"".join(lines)

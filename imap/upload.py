@@ -13,7 +13,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import IO, Final
 
 from django.conf import settings
@@ -35,6 +35,7 @@ MESSAGES_MAX: Final = 500  # of one command: they are stored in one transaction,
 TOGETHER_MAX: Final = 32 << 20  # bytes of small messages, and of structures, that wait in memory to be stored
 STRUCTURE_COST: Final = 40  # bytes of memory that a structure takes for each byte of its BODYSTRUCTURE
 DROPPED_MAX: Final = 1_000_000  # bytes of refused messages that are read and dropped; with more the connection ends
+FUTURE_MAX: Final = timedelta(days=1)  # that the date of a message may be ahead: clocks and zones differ
 LITERAL_TIMEOUT: Final = 30.0  # seconds without progress
 LINE_MAX: Final = 65_536  # bytes of what follows a message: nothing, or flags and date of the next one
 
@@ -152,7 +153,10 @@ class Upload:
                 return Refused(str(exc), "UNKNOWN-CTE")
             except StoreError as exc:
                 return placing_refusal(exc)
-        self.messages.append(NewMessage(blob, flags=announced.flags, received=announced.received))
+        received = announced.received
+        if received is not None and received > datetime.now(UTC) + FUTURE_MAX:
+            received = None  # somebody's clock is wrong, and it would be the newest message for long
+        self.messages.append(NewMessage(blob, flags=announced.flags, received=received))
         self._size += literal.size
         self._in_memory += len(blob.data or b"") + STRUCTURE_COST * len(blob.imap_bodystructure)
         return None
@@ -185,6 +189,8 @@ class Upload:
         except LineTooLong:
             raise Bye("[ALERT] line too long") from None
         line = line[:-2] if line.endswith(b"\r\n") else line[:-1]
+        if line:
+            self._session.trace_received(line)
         try:
             if b"\0" in line:
                 raise BadSyntax("NUL in a command")

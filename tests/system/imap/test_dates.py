@@ -37,6 +37,19 @@ def test_search_by_age_is_exact_to_the_second(imap_user: User) -> None:
         wire.bad(f"SEARCH {broken}")
 
 
+def test_a_date_of_receiving_may_be_a_day_ahead_and_no_more(imap_user: User) -> None:
+    wire = imap_user.session("Inbox")
+    now = datetime.now(UTC)
+    for hours in (23, 25, 24 * 365):
+        moment = now + timedelta(hours=hours)
+        date = f"{moment.day:02d}-{MONTHS[moment.month - 1]}-{moment.year} {moment:%H:%M:%S} +0000"
+        wire.ok(f'APPEND Inbox "{date}"', simple("ahead", hours % 60), nonsync=True)
+    fetched = wire.ok("FETCH 1:3 INTERNALDATE").fetched()
+    dates = [datetime.strptime(fetched[n]["INTERNALDATE"].decode(), "%d-%b-%Y %H:%M:%S %z") for n in (1, 2, 3)]
+    assert dates[0] == (now + timedelta(hours=23)).replace(microsecond=0)
+    assert all(abs(date - datetime.now(UTC)) < timedelta(minutes=2) for date in dates[1:])
+
+
 def test_the_day_of_saving_is_kept_apart_from_the_day_of_receiving(imap_user: User) -> None:
     wire = imap_user.session("Inbox")
     wire.ok('APPEND Inbox "01-Feb-2004 10:20:30 +0100"', simple("saved", 1), nonsync=True)
