@@ -22,8 +22,19 @@ pytestmark = pytest.mark.database
 
 NAMES = ("Inbox", "Work", "Work/Old", "Lists/python", "Junk", "Rejects")
 KINDS = {  # how often
-    **{"add": 30, "flag": 30, "copy": 8, "move": 10, "expunge": 10, "create": 3, "rename": 3, "delete": 2},
-    **{"subscribe": 2, "unsubscribe": 2, "reject": 3, "mute": 3, "use": 2},
+    "add": 30,
+    "flag": 30,
+    "copy": 8,
+    "move": 10,
+    "expunge": 10,
+    "create": 3,
+    "rename": 3,
+    "delete": 2,
+    "subscribe": 2,
+    "unsubscribe": 2,
+    "reject": 3,
+    "mute": 3,
+    "use": 2,
 }
 WORDS = ("todo", "$label1", "later", "work")
 
