@@ -16,7 +16,7 @@ class JunkFilter(models.Model):
     Which words count stays as it was until all is trained anew: what a message added is what it takes away again.
     """
 
-    account = models.OneToOneField(Account, on_delete=models.CASCADE, related_name="+", primary_key=True)
+    account = models.OneToOneField(Account, on_delete=models.CASCADE, related_name="trained_filter", primary_key=True)
     generation = models.PositiveIntegerField(default=0, help_text="The words that count; others are being made or go.")
     hams = models.BigIntegerField(default=0)
     spams = models.BigIntegerField(default=0)
@@ -49,3 +49,17 @@ class JunkWord(models.Model):
 
     def __str__(self) -> str:
         return self.word
+
+
+class SubjectPassKey(models.Model):
+    """The key of the tokens that wrongly rejected senders of an address may put into their subject."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+")
+    canonical_address = models.CharField(max_length=400)
+    key = models.CharField(max_length=16)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "canonical_address"], name="subject_pass_key_once")]
+
+    def __str__(self) -> str:
+        return f"subjectpass key of {self.canonical_address}"

@@ -1,14 +1,15 @@
 """From a received message to the mailboxes of its recipients: checks, header lines, one transaction, and the outcome.
 
-outcomes = await deliver(bridge, message, Rules(...))
+outcomes = await deliver(bridge, message, Circumstances(rules, resolver))
 reply = final_reply(outcomes)
 """
 
 from __future__ import annotations
 
+import asyncio
 import enum
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -17,6 +18,8 @@ from typing import IO, Final
 from django.db import OperationalError
 
 from accounts.addresses import Resolved
+from junk.analysis import Verdict
+from junk.reputation import Sender
 from protocols.dns import Resolver
 from protocols.message import FromError, from_address, header_section
 from protocols.names import Address
@@ -30,15 +33,17 @@ from store.bridge import Bridge
 from store.db import Tx
 from store.delivery import Delivering, Delivery
 from store.errors import MailboxGone, OverQuota, StoreError
+from store.flags import NO_FLAGS, SEEN, Flags
 from store.messages import NewMessage, Origin
 
 from . import headers
 from .content import Content
 from .errors import SMTPError
 from .forged import without_results_of
+from .judging import Case, judge
 from .localserve import RCPT_PREFIX, special_failure
 from .transaction import Peer, Rules
-from .verification import Verification, verify
+from .verification import verify
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +59,8 @@ class Result(enum.Enum):
     """What became of a message for one recipient, as the metric names it."""
 
     DELIVERED = "delivered"
+    REJECT = "reject"
+    HIGH_RATE = "highrate"
     UNKNOWN_USER = "unknownuser"
     ACCOUNT_ERROR = "accounterror"
     DELIVERY_ERROR = "delivererror"
@@ -75,6 +82,10 @@ class Outcome:
     result: Result
     reply: Reply | None = None
     silence: float = 0.0  # seconds to wait before the reply
+    reason: str = ""
+    """Of the verdict."""
+    kept: bool = False
+    """It was rejected, and a copy is where its recipient finds it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +99,27 @@ class Message:
     received: datetime
 
 
+@dataclass(frozen=True, slots=True)
+class Circumstances:
+    """Where and how a message came in."""
+
+    rules: Rules
+    resolver: Resolver
+    blocklists: Sequence[str] = ()
+    first_time_delay: float = 0.0
+    """Seconds that somebody of whom nothing is known waits for the answer."""
+    wait: Callable[[float], Awaitable[object]] = asyncio.sleep
+    """Waits, unless the connection ends before."""
+
+
 async def deliver(
-    bridge: Bridge, message: Message, rules: Rules, resolver: Resolver, spf_known: SpfResult | None = None
+    bridge: Bridge, message: Message, around: Circumstances, spf_known: SpfResult | None = None
 ) -> list[Outcome]:
-    """Verify the message and store it for its recipients; an outcome for each, in their order.
+    """Verify and judge the message, and store it for its recipients; an outcome for each, in their order.
 
     ``spf_known``: what SPF said at RCPT. Raises SMTPError for a message that nobody gets, and what the store raises.
     """
+    rules = around.rules
     refused = [_refusal(recipient, rules) for recipient in message.recipients]
     wanted = [recipient for recipient, refusal in zip(message.recipients, refused, strict=True) if refusal is None]
     if not wanted or (len(wanted) < len(refused) and not _may_be_partial(rules)):
@@ -103,26 +128,42 @@ async def deliver(
     else:
         received = await bridge.call(prepare, message, rules)
         try:
-            verification = await verify(
-                resolver,
-                message.peer,
-                message.mail.reverse_path,
-                message.content.data,
-                received.author,
-                smtputf8=received.smtputf8,
-                localserve=rules.localserve,
-                spf_known=spf_known,
-            )
-            refusal = verification.refusal()
-            if refusal is not None:
-                raise refusal
-            deliveries = _deliveries(message, wanted, received, verification)
+            case = await _case(message, received, around, spf_known)
+            places = [(recipient.path, recipient.resolved) for recipient in wanted if recipient.resolved is not None]
+            verdicts = await judge(bridge, around.resolver, case, places, around.blocklists)
+            if any(verdict.is_first_time for verdict in verdicts) and around.first_time_delay:
+                await around.wait(around.first_time_delay)
+            judged = _judged(message, wanted, received, case, verdicts)
         except BaseException:
             await bridge.call(received.blob.discard)
             raise
-        stored = await _store(bridge, wanted, deliveries, rules)
+        stored = await _store(bridge, judged, rules)
     rest = iter(stored)
     return [refusal or next(rest) for refusal in refused]
+
+
+async def _case(message: Message, received: Prepared, around: Circumstances, spf_known: SpfResult | None) -> Case:
+    """The message with all that can be asked about its sender."""
+    verification = await verify(
+        around.resolver,
+        message.peer,
+        message.mail.reverse_path,
+        message.content.data,
+        received.author,
+        smtputf8=received.smtputf8,
+        localserve=around.rules.localserve,
+        spf_known=spf_known,
+    )
+    origin = _origin(message, received.author, verification)
+    return Case(
+        message.peer,
+        message.mail.reverse_path,
+        received.blob,
+        received.author,
+        origin,
+        verification,
+        message.received,
+    )
 
 
 def _may_be_partial(rules: Rules) -> bool:
@@ -196,13 +237,24 @@ def prepare(message: Message, rules: Rules) -> Prepared:
         raise
 
 
-def _deliveries(
-    message: Message, recipients: Sequence[Recipient], received: Prepared, verification: Verification
-) -> list[Delivery]:
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A recipient, what becomes of its message, and that message."""
+
+    recipient: Recipient
+    verdict: Verdict
+    delivery: Delivery
+
+
+def _judged(
+    message: Message, recipients: Sequence[Recipient], received: Prepared, case: Case, verdicts: Sequence[Verdict]
+) -> list[_Judged]:
     """What the transaction needs, for each recipient."""
-    results = verification.header(message.peer.hostname, smtputf8=received.smtputf8)
-    origin = _origin(message, received.author, verification)
-    return [_delivery(message, recipient, received, results, origin, verification) for recipient in recipients]
+    results = case.verification.header(message.peer.hostname, smtputf8=received.smtputf8)
+    return [
+        _Judged(recipient, verdict, _delivery(message, recipient, received, results, case, verdict))
+        for recipient, verdict in zip(recipients, verdicts, strict=True)
+    ]
 
 
 class _Undone(Exception):
@@ -213,22 +265,26 @@ class _Undone(Exception):
         self.outcomes = outcomes
 
 
-async def _store(
-    bridge: Bridge, recipients: Sequence[Recipient], deliveries: list[Delivery], rules: Rules
-) -> list[Outcome]:
+async def _store(bridge: Bridge, judged: Sequence[_Judged], rules: Rules) -> list[Outcome]:
     """One change of the group commit for all recipients."""
 
     def job(tx: Tx) -> list[Outcome]:
-        delivering = Delivering(tx, alone=len(deliveries) == 1)
-        outcomes = [_delivered(delivering, r, d) for r, d in zip(recipients, deliveries, strict=True)]
-        failures = sum(outcome.result is not Result.DELIVERED for outcome in outcomes)
-        if failures == len(outcomes) or (failures and not _may_be_partial(rules)):
+        delivering = Delivering(tx, alone=len(judged) == 1)
+        outcomes = [_stored(delivering, each) for each in judged]
+        delivered = any(outcome.result is Result.DELIVERED for outcome in outcomes)
+        # A rejected message that its recipient finds among the rejects is no reason to keep it from the others.
+        failed = any(
+            outcome.result is not Result.DELIVERED and not outcome.kept
+            for outcome in outcomes
+            if delivered or outcome.result not in (Result.REJECT, Result.HIGH_RATE)
+        )
+        if failed and not (delivered and _may_be_partial(rules)):
             raise _Undone(outcomes)
         return outcomes
 
-    blob = deliveries[0].new.blob
+    blob = judged[0].delivery.new.blob
     try:
-        return await bridge.write(sorted({delivery.account_id for delivery in deliveries}), job)
+        outcomes = await bridge.write(sorted({each.delivery.account_id for each in judged}), job)
     except _Undone as undone:
         await bridge.call(blob.discard)
         return [o if o.reply is not None else _withheld(o.recipient) for o in undone.outcomes]
@@ -237,11 +293,21 @@ async def _store(
         raise
     # Whatever else happens, and for a caller that is cancelled, the change may have been committed, or still be: then
     # its content must be there. If it was not, the collector finds the file.
+    if not any(outcome.result is Result.DELIVERED or outcome.kept for outcome in outcomes):
+        await bridge.call(blob.discard)
+    return outcomes
 
 
-def _delivered(delivering: Delivering, recipient: Recipient, delivery: Delivery) -> Outcome:
+def _stored(delivering: Delivering, judged: _Judged) -> Outcome:
+    recipient, verdict = judged.recipient, judged.verdict
     try:
-        delivering.deliver(delivery)
+        if verdict.accept or verdict.into_instead:
+            delivering.deliver(judged.delivery)
+            return Outcome(recipient, Result.DELIVERED, reason=verdict.reason)
+        kept = verdict.keep and delivering.keep_reject(judged.delivery)
+        result = Result.REJECT if verdict.keep else Result.HIGH_RATE
+        reply = Reply(verdict.code, verdict.enhanced, verdict.text)
+        return Outcome(recipient, result, reply, reason=verdict.reason, kept=kept)
     except OverQuota as exc:
         log.info("recipient is over quota", extra={"rcptto": str(recipient.path), "err": str(exc)})
         return Outcome(recipient, Result.DELIVERY_ERROR, Reply(452, "4.2.2", "mailbox is full, try again later"))
@@ -253,7 +319,6 @@ def _delivered(delivering: Delivering, recipient: Recipient, delivery: Delivery)
     except StoreError as exc:
         log.warning("message cannot be stored", extra={"rcptto": str(recipient.path), "err": str(exc)})
         return Outcome(recipient, Result.DELIVERY_ERROR, Reply(451, "4.3.0", "message cannot be stored"))
-    return Outcome(recipient, Result.DELIVERED)
 
 
 def _withheld(recipient: Recipient) -> Outcome:
@@ -302,12 +367,7 @@ def _masked_addresses(remote_ip: str) -> list[str]:
 
 
 def _delivery(
-    message: Message,
-    recipient: Recipient,
-    received: Prepared,
-    results: bytes,
-    origin: Origin,
-    verification: Verification,
+    message: Message, recipient: Recipient, received: Prepared, results: bytes, case: Case, verdict: Verdict
 ) -> Delivery:
     assert recipient.resolved is not None
     path = recipient.path
@@ -319,10 +379,41 @@ def _delivery(
         results,
         smtputf8=received.smtputf8,
         require_tls=message.mail.require_tls,
+        verdict=headers.verdict_fields(verdict.reason, verdict.explanation),
     )
     domain = path.domain.domain
-    own = replace(origin, rcpt_to_localpart=path.localpart, rcpt_to_domain=domain.name() if domain is not None else "")
-    new = NewMessage(
-        received.blob, prefix, received=message.received, origin=own, dkim_domains=verification.dkim_domains
+    own = replace(
+        case.origin,
+        rcpt_to_localpart=path.localpart,
+        rcpt_to_domain=domain.name() if domain is not None else "",
+        is_mailing_list=verdict.is_mailing_list,
     )
-    return Delivery(recipient.resolved.account_id, recipient.resolved.mailbox, new)
+    dkim_domains = case.verification.dkim_domains
+    if verdict.forwarder is not None:
+        own, dkim_domains = _forwarded(own, verdict.forwarder), verdict.forwarder.dkim_domains
+    instead = not verdict.accept and bool(verdict.into_instead)
+    new = NewMessage(
+        received.blob,
+        prefix,
+        received=message.received,
+        origin=own,
+        dkim_domains=dkim_domains,
+        flags=Flags(SEEN) if instead else NO_FLAGS,
+        is_reject=instead,
+    )
+    return Delivery(recipient.resolved.account_id, verdict.into_instead if instead else verdict.mailbox, new)
+
+
+def _forwarded(origin: Origin, left: Sender) -> Origin:
+    """A forwarder gets neither blame nor credit: what names it is kept where reputation does not look."""
+    masked1, masked2, masked3 = left.networks
+    return replace(
+        origin,
+        is_forward=True,
+        remote_ip_masked1=masked1,
+        remote_ip_masked2=masked2,
+        remote_ip_masked3=masked3,
+        orig_ehlo_domain=origin.ehlo_domain,
+        ehlo_domain=left.ehlo_domain,
+        mail_from_domain=left.mail_from_domain,
+    )

@@ -23,10 +23,6 @@ class SMTPError(Exception):
         self.cause = cause
 
 
-class PolicyRefusal(SMTPError):
-    """A message is refused for what it is: the client is answered slowly from now on."""
-
-
 def too_large(size: int, limit: int, *, close: bool = False) -> SMTPError:
     """So many bytes are more than the listener takes (RFC 1870 section 6)."""
     enhanced = "5.2.3" if size < USUAL_SIZE_LIMIT else "5.3.4"

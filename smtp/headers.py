@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime
 from functools import lru_cache
 from ipaddress import ip_address
@@ -27,8 +28,9 @@ def prefix(
     *,
     smtputf8: bool,
     require_tls: bool,
+    verdict: bytes = b"",
 ) -> bytes:
-    """Delivered-To, Return-Path, the fields with what was verified, and Received.
+    """``verdict``, Delivered-To, Return-Path, the fields with what was verified, and Received.
 
     In UTF-8 if the message is internationalised, else ASCII.
     """
@@ -37,7 +39,19 @@ def prefix(
     return_path = HeaderWriter("Return-Path:")
     return_path.add(" ", f"<{reverse_path.text(smtputf8=smtputf8)}>")
     trace = _received(peer, recipient, received, smtputf8=smtputf8, require_tls=require_tls)
-    return delivered_to.bytes() + return_path.bytes() + results + trace
+    return verdict + delivered_to.bytes() + return_path.bytes() + results + trace
+
+
+def verdict_fields(reason: str, explanation: Sequence[str]) -> bytes:
+    """Why a message was delivered, or kept among the rejects: the reason as one word, and for people what was found."""
+    field = HeaderWriter("X-Mox-Reason:")
+    field.add(" ", reason)
+    if not explanation:
+        return field.bytes()
+    told = HeaderWriter("X-Mox-Explanation:")
+    text = "; ".join(explanation).encode("ascii", "backslashreplace").decode()
+    told.add(" ", *text.split())
+    return field.bytes() + told.bytes()
 
 
 def submitted(peer: Peer, recipient: Path | None, received: datetime, *, smtputf8: bool, require_tls: bool) -> bytes:

@@ -19,8 +19,8 @@ from store.bridge import Bridge
 
 from . import metrics
 from .content import Content
-from .delivery import Message, Outcome, Recipient, Result, deliver, final_reply
-from .errors import PolicyRefusal, SMTPError
+from .delivery import Circumstances, Message, Outcome, Recipient, Result, deliver, final_reply
+from .errors import SMTPError
 from .recipients import resolve_recipient
 from .resolvers import Resolvers
 from .sendercheck import check_hello, check_sender_domain
@@ -103,11 +103,17 @@ class Reception(Session):
         recipients = [Recipient(path, resolved) for path, resolved in transaction.recipients.items()]
         message = Message(self._peer(), transaction.mail, recipients, content, datetime.now(UTC))
         known = self._spf[1] if self._spf is not None and self._spf[0] is transaction else None
-        try:
-            outcomes = await deliver(self._bridge, message, self._rules, await self._resolver(), known)
-        except PolicyRefusal:
+        listener = self._connection.listener
+        around = Circumstances(
+            self._rules,
+            await self._resolver(),
+            listener.smtp_dnsbls,
+            0.0 if self._rules.localserve else listener.smtp_first_time_sender_delay.total_seconds(),
+            self._connection.pause,
+        )
+        outcomes = await deliver(self._bridge, message, around, known)
+        if any(outcome.result in (Result.REJECT, Result.HIGH_RATE) for outcome in outcomes):
             self._slow = settings.MOX.smtp_bad_client_delay.total_seconds()
-            raise
         self._tell(transaction, content.size, outcomes)
         reply = final_reply(outcomes)
         unknown = not reply.ok and any(outcome.result is Result.UNKNOWN_USER for outcome in outcomes)
@@ -118,7 +124,7 @@ class Reception(Session):
         """Metrics and a log line for each recipient."""
         sender = str(transaction.mail.reverse_path)
         for outcome in outcomes:
-            metrics.deliveries.labels(outcome.result.value, "").inc()
+            metrics.deliveries.labels(outcome.result.value, outcome.reason).inc()
             fields = {"mailfrom": sender, "rcptto": str(outcome.recipient.path), "size": size}
             if outcome.result is Result.DELIVERED:
                 assert outcome.recipient.resolved is not None

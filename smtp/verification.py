@@ -26,7 +26,6 @@ from protocols.smtpsyntax import Path
 from protocols.spf import Identity, SpfArgs, SpfResult, SpfStatus
 from store.models import Validation
 
-from .errors import PolicyRefusal
 from .transaction import Peer
 
 TIMEOUT: Final = 60.0  # seconds for each of iprev, SPF and DKIM, which run at the same time
@@ -75,8 +74,12 @@ class Verification:
     @property
     def dkim_domains(self) -> tuple[str, ...]:
         """The domains with a signature that passes, in Unicode, each once."""
-        names = [result.sig.domain.name() for result in self.dkim if result.status is DkimStatus.PASS and result.sig]
-        return tuple(dict.fromkeys(names))
+        return tuple(dict.fromkeys(domain.name() for domain in self.signed_by))
+
+    @property
+    def signed_by(self) -> list[Domain]:
+        """The domains of the signatures that pass."""
+        return [result.sig.domain for result in self.dkim if result.status is DkimStatus.PASS and result.sig]
 
     def origin(self) -> dict[str, Any]:
         """The columns of a message that tell how its names were validated."""
@@ -96,7 +99,7 @@ class Verification:
         """How the From domain is tied to a domain that SPF or DKIM vouch for."""
         if self.author is None:
             return Validation.NONE
-        vouched = [result.sig.domain for result in self.dkim if result.status is DkimStatus.PASS and result.sig]
+        vouched = self.signed_by
         if self.spf.status is SpfStatus.PASS and self.spf.domain is not None:
             vouched.append(self.spf.domain)
         alignments = {dmarc.alignment(self.author.domain, domain) for domain in vouched}
@@ -107,11 +110,11 @@ class Verification:
             return Validation.DMARC if passed else Validation.RELAXED
         return Validation.NONE
 
-    def refusal(self) -> PolicyRefusal | None:
-        """The sender's domain asks for messages like this to be refused (RFC 7489 section 6.6.2)."""
+    def policy_refusal(self) -> str:
+        """Why the sender's domain asks for messages like this to be refused (RFC 7489 section 6.6.2); "" if not."""
         if self.dmarc is None or not self.dmarc.use or not self.dmarc.reject:
-            return None
-        return PolicyRefusal(550, "5.7.26", f"message is refused by the DMARC policy of {self.dmarc.domain.name()}")
+            return ""
+        return f"message is refused by the DMARC policy of {self.dmarc.domain.name()}"
 
 
 async def verify(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from . import blobs, mailboxes, messages
+from . import blobs, mailboxes, messages, rejects
 from .db import AccountTx, Tx
 from .messages import NewMessage, Placement
 
@@ -36,13 +36,25 @@ class Delivering:
 
     def deliver(self, delivery: Delivery) -> Placement:
         """Put the message into its mailbox. Raises OverQuota, MailboxError; then nothing of this delivery stays."""
-        key = id(delivery.new.blob)
-        if key not in self._blobs:
-            self._blobs[key] = blobs.insert(delivery.new.blob)
+        blob_id = self._blob_id(delivery.new.blob)
         if self.alone:
-            return _deliver(self.tx, delivery, self._blobs[key])
+            return _deliver(self.tx, delivery, blob_id)
         with self.tx.savepoint():
-            return _deliver(self.tx, delivery, self._blobs[key])
+            return _deliver(self.tx, delivery, blob_id)
+
+    def keep_reject(self, delivery: Delivery) -> bool:
+        """Keep a copy of a message that is rejected, in Rejects; whether there is one now, or already was."""
+        account = self.tx.account(delivery.account_id)
+        name = mailboxes.canonical_name(delivery.mailbox_name or mailboxes.INBOX)
+        new = delivery.new
+        kept = rejects.add_reject(account, new, account.mailbox_by_name(name), lambda: self._blob_id(new.blob))
+        return kept is not None or rejects.has_reject(account, new)
+
+    def _blob_id(self, blob: blobs.PreparedBlob) -> int:
+        key = id(blob)
+        if key not in self._blobs:
+            self._blobs[key] = blobs.insert(blob)
+        return self._blobs[key]
 
 
 def deliver(tx: Tx, delivery: Delivery) -> Placement:
@@ -57,6 +69,8 @@ def _deliver(tx: Tx, delivery: Delivery, blob_id: int | None) -> Placement:
     if mailbox is None:
         mailbox = mailboxes.ensure(account, name)[-1]
     placement = messages.add(account, mailbox, delivery.new, blob_id)
+    if not delivery.new.is_reject:
+        rejects.remove_reject(account, delivery.new.thread_keys.message_id, delivery.new.blob.sha256)
     for join in delivery.joins:
         join(account, placement)
     return placement

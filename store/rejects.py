@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Final
@@ -22,11 +23,13 @@ KEPT_MAX: Final = 1000  # messages
 BATCH: Final = 500  # messages removed in one transaction
 
 
-def add_reject(tx: AccountTx, new: NewMessage, destined: Mailbox | None) -> Placement | None:
+def add_reject(
+    tx: AccountTx, new: NewMessage, destined: Mailbox | None, blob_id: Callable[[], int] | None = None
+) -> Placement | None:
     """Keep a copy of a message that was rejected on its way to ``destined``, seen; None where it is not wanted.
 
     It is not where the account keeps none, where it has it already (senders try again), where there are 1000, and where
-    the quota is used up. Old ones are removed first.
+    the quota is used up. Old ones are removed first. ``blob_id`` stores the content, or knows that it is stored.
     """
     name = tx.account.rejects_mailbox
     if not name:
@@ -52,7 +55,13 @@ def add_reject(tx: AccountTx, new: NewMessage, destined: Mailbox | None) -> Plac
         is_reject=True,
         destined_id=None if destined is None else destined.pk,
     )
-    return messages.add(tx, mailbox, kept)
+    return messages.add(tx, mailbox, kept, None if blob_id is None else blob_id())
+
+
+def has_reject(tx: AccountTx, new: NewMessage) -> bool:
+    """Whether a copy of this message is in Rejects."""
+    mailbox = _mailbox(tx)
+    return mailbox is not None and _alike(mailbox, new.thread_keys.message_id, new.blob.sha256).exists()
 
 
 def tidy_rejects(tx: AccountTx, mailbox: Mailbox, now: datetime | None = None) -> int:
@@ -80,12 +89,16 @@ def remove_reject(tx: AccountTx, message_id: str, sha256: bytes = b"") -> int:
 
     ``message_id``: canonical, as in `ThreadKeys`; where it is "", ``sha256`` of the content is what tells.
     """
-    name = tx.account.rejects_mailbox
-    mailbox = tx.mailbox_by_name(mailboxes.canonical_name(name)) if name else None
-    if mailbox is None:
+    mailbox = _mailbox(tx)
+    if mailbox is None or not mailbox.total + mailbox.deleted:
         return 0
     alike = _alike(mailbox, message_id, sha256).filter(is_reject=True)
     return len(messages.remove(tx, mailbox, sorted(alike.values_list("uid", flat=True)[:BATCH])).uids)
+
+
+def _mailbox(tx: AccountTx) -> Mailbox | None:
+    name = tx.account.rejects_mailbox
+    return tx.mailbox_by_name(mailboxes.canonical_name(name)) if name else None
 
 
 def _alike(mailbox: Mailbox, message_id: str, sha256: bytes) -> QuerySet[Message]:

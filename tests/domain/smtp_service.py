@@ -9,11 +9,13 @@ import socket
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from datetime import timedelta
 from typing import Any
 
 import uvloop
 from django.conf import settings
 
+from accounts.hosteddns import LoopbackResolver
 from protocols.dns import MockResolver, Resolver
 from server.connections import ConnectionServer
 from server.models import Listener, ServerSettings
@@ -26,14 +28,14 @@ STARTED = 20.0  # seconds; far more than it takes
 
 
 def known_world(records: dict[str, list[str]] | None = None) -> MockResolver:
-    """A DNS in which the domain of senders can get mail and lets everybody send for it."""
+    """A DNS in which the domain of senders can get mail and lets everybody send for it, and clients have names."""
     known = {
         "mx remote.example.": ["10 mx.remote.example."],
         "a mx.remote.example.": ["192.0.2.1"],
         "txt remote.example.": ["v=spf1 +all"],
         "a client.example.": ["192.0.2.2"],
     }
-    return MockResolver({**known, **(records or {})})
+    return LoopbackResolver({**known, **(records or {})})
 
 
 class Service:
@@ -49,7 +51,9 @@ class Service:
     ) -> None:
         self._name = name
         self._resolver = resolver or known_world()
-        self.listener = _changed(Listener.objects.get(name="local"), listener)
+        self.listener = _changed(
+            Listener.objects.get(name="local"), {"smtp_first_time_sender_delay": timedelta(0), **listener}
+        )
         self.settings = _changed(ServerSettings.current(), {"localserve": False, "pedantic": False, **server})
         self._limiter = limiter or Limiter(settings.MOX_CACHE_URL)  # the process's own belongs to one event loop
         self._stop: Callable[[], object] | None = None

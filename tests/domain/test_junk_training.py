@@ -12,7 +12,7 @@ from django.db import connection
 
 from accounts.models import Account, JunkFilterConfig
 from junk import counts, training
-from junk.classifying import score
+from junk.classifying import score, settings_of
 from junk.models import JunkFilter, JunkWord
 from protocols.message.source import BytesSource
 from store import blobs, checks, cleanup, mailboxes, messages
@@ -168,8 +168,9 @@ def test_a_trained_filter_tells_spam_from_ham(account: Account) -> None:
     def probability(text: str) -> float:
         content = f"Subject: x\r\n\r\n{text}\r\n".encode()
         prepared = blobs.prepare(content)
-        config = JunkFilterConfig.objects.get(account=account)
-        found = score(config, BytesSource(content), prepared.structure, "")
+        learnt = settings_of(account.pk).filter
+        assert learnt is not None
+        found = score(account.pk, learnt, BytesSource(content), prepared.structure, "")
         assert found.significant
         return found.probability
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -113,8 +114,8 @@ def test_postmaster_is_always_there(wire: Wire) -> None:
     wire.begin("postmaster", "POSTMASTER@localhost")
     assert wire.data(MESSAGE).startswith("250 2.2.0 ")
     messages = Message.objects.filter(mailbox__name="Postmaster", expunged=False).order_by("pk")[before:]
-    prefixes = [bytes(message.prefix).partition(b"\r\n")[0] for message in messages]
-    assert prefixes == [b"Delivered-To: postmaster", b"Delivered-To: POSTMASTER@localhost"]
+    names = [re.findall(rb"^Delivered-To: (.*)\r$", bytes(message.prefix), re.MULTILINE) for message in messages]
+    assert names == [[b"postmaster"], [b"POSTMASTER@localhost"]]
 
 
 def test_a_catchall_takes_what_no_address_takes(wire: Wire, account: Account) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -94,8 +95,10 @@ def test_the_fields_stand_in_their_order(account: Account) -> None:
     deliver(account, content(signed=True))
     with message_reader(received(account).pk) as reader:
         lines = reader.read().decode().split("\r\n")
-    names = [line.partition(":")[0] for line in lines if line[:1] not in ("\t", " ")][:6]
+    names = [line.partition(":")[0] for line in lines if line[:1] not in ("\t", " ")][:8]
     assert names == [
+        "X-Mox-Reason",
+        "X-Mox-Explanation",
         "Delivered-To",
         "Return-Path",
         "Authentication-Results",
@@ -109,7 +112,10 @@ def test_it_refuses_what_fails_the_policy_of_its_domain(account: Account) -> Non
     reply = deliver(account, content(), sender="bo@list.example")
     assert reply.startswith("550 5.7.26 ")
     assert "sender.example" in reply
-    assert not Message.objects.filter(account=account).exists()
+    copy = received(account)
+    assert copy.mailbox.name == "Rejects"
+    assert copy.is_reject
+    assert copy.seen
 
 
 def test_a_signature_is_enough_for_mail_that_comes_another_way(account: Account) -> None:
@@ -125,9 +131,28 @@ def test_a_broken_signature_is_told_and_judged(account: Account) -> None:
 
 
 def test_trouble_with_dns_refuses_nothing(account: Account) -> None:
-    fail = ["txt s1._domainkey.sender.example.", "txt sender.example.", "txt _dmarc.sender.example.", f"ptr {CLIENT}"]
+    fail = ["txt s1._domainkey.sender.example.", "txt sender.example.", "txt _dmarc.sender.example."]
     assert deliver(account, content(signed=True), fail=fail).startswith("250 ")
-    assert verdicts(account) == {"iprev": "temperror", "dkim": "temperror", "spf": "temperror", "dmarc": "temperror"}
+    assert verdicts(account) == {"iprev": "pass", "dkim": "temperror", "spf": "temperror", "dmarc": "temperror"}
+
+
+def test_a_stranger_whose_address_has_no_name_is_put_off(account: Account) -> None:
+    reply = deliver(account, content("bo@list.example"), sender="bo@list.example", fail=[f"ptr {CLIENT}"])
+    assert reply.startswith("451 4.3.0 "), "a name server that is away is back when the sender tries again"
+    assert verdicts(account)["iprev"] == "temperror"
+    assert received(account).mailbox.name == "Rejects"
+
+
+def test_a_stranger_who_is_who_it_says_is_told_how_to_get_through(account: Account) -> None:
+    reply = deliver(account, content(), fail=[f"ptr {CLIENT}"])
+    assert reply.startswith("550 5.7.1 message resembles spam")
+    token = re.search(r"\(pass:[^)]+\)", reply)
+    assert token is not None
+    again = content().replace(b"Subject: hello", f"Subject: hello {token[0]}".encode())
+    forged = content("bo@sender.example").replace(b"Subject: hello", f"Subject: hello {token[0]}".encode())
+    assert not deliver(account, forged, fail=[f"ptr {CLIENT}"]).startswith("250 ")
+    assert deliver(account, again, fail=[f"ptr {CLIENT}"]).startswith("250 ")
+    assert received(account).mailbox.name == "Inbox", "the copy among the rejects is gone"
 
 
 def test_mail_without_one_author_is_taken_without_a_policy(account: Account) -> None:

@@ -51,10 +51,13 @@ def test_the_prefix_tells_the_way_the_message_took(wire: Wire, mailbox_user: Mai
     assert wire.data(PLAIN + b".\r\n").startswith("250 2.2.0 ")
     message = the_message(mailbox_user.account)
     lines = whole(message).split(b"\r\n")
-    assert lines[0] == f"Delivered-To: {address}".encode()
-    assert lines[1] == b"Return-Path: <sender@remote.example>"
+    assert lines[0] == b"X-Mox-Reason: no-bad-signals"
+    fields = [line for line in lines if line[:1] not in (b" ", b"\t")]
+    assert fields[1].startswith(b"X-Mox-Explanation: reputation by none says nothing")
+    assert fields[2] == f"Delivered-To: {address}".encode()
+    assert fields[3] == b"Return-Path: <sender@remote.example>"
     names = [line.partition(b":")[0] for line in lines if line[:1] not in (b" ", b"\t")]
-    assert names[2:5] == [b"Authentication-Results", b"Received-SPF", b"Received"]
+    assert names[4:7] == [b"Authentication-Results", b"Received-SPF", b"Received"]
     received = email.message_from_bytes(whole(message), policy=email.policy.default)["Received"]
     text = re.sub(r"\s+", " ", received)
     match = re.fullmatch(
@@ -126,8 +129,8 @@ def test_each_recipient_has_its_own_copy_and_one_named_twice_has_one(
     wire.begin(first.address, second.address, first.address)
     assert wire.data(PLAIN + b".\r\n").startswith("250 2.2.0 ")
     one, two = the_message(first.account), the_message(second.account)
-    assert whole(one).startswith(f"Delivered-To: {first.address}\r\n".encode())
-    assert whole(two).startswith(f"Delivered-To: {second.address}\r\n".encode())
+    assert f"\r\nDelivered-To: {first.address}\r\n".encode() in bytes(one.prefix)
+    assert f"\r\nDelivered-To: {second.address}\r\n".encode() in bytes(two.prefix)
     assert one.blob_id == two.blob_id
 
 
@@ -135,7 +138,7 @@ def test_content_without_a_header_is_the_body_of_a_message(wire: Wire, mailbox_u
     wire.begin(mailbox_user.address)
     wire.data(b"no header here\r\n\r\nreally\r\n.\r\n")
     header, _, body = whole(the_message(mailbox_user.account)).partition(b"\r\n\r\n")
-    assert header.startswith(b"Delivered-To: ")
+    assert header.startswith(b"X-Mox-Reason: ")
     assert body == b"no header here\r\n\r\nreally\r\n"
 
 

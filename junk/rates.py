@@ -1,0 +1,63 @@
+"""How much mail an account takes from one network in a time, so that nobody floods it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Final
+
+from django.db import connection
+
+from server.statements import run
+
+MIB: Final = 1 << 20
+MINUTE: Final = timedelta(minutes=1)
+DAY: Final = timedelta(hours=24)
+
+# For the narrow, the middle and the wide network.
+MESSAGES: Final = {MINUTE: (500, 1500, 4500), DAY: (10_000, 30_000, 90_000)}
+BYTES: Final = {MINUTE: (1000 * MIB, 3000 * MIB, 9000 * MIB), DAY: (3000 * MIB, 9000 * MIB, 27_000 * MIB)}
+_NAMES: Final = ("network", "wider network", "widest network")
+
+
+@dataclass(frozen=True, slots=True)
+class Exceeded:
+    """A limit that another message would exceed."""
+
+    what: str
+    limit: int
+    window: timedelta
+    network: str
+
+    def __str__(self) -> str:
+        within = "minute" if self.window == MINUTE else "24 hours"
+        return (
+            f"too much mail from your {self.network}, at most {self.limit} {self.what} in a {within}, try again later"
+        )
+
+
+def exceeded(account_id: int, networks: Sequence[str], size: int, now: datetime) -> Exceeded | None:
+    """The limit that a message of this size from these networks (masked addresses, narrow to wide) runs into."""
+    for width, network in enumerate(networks):
+        if not network:
+            continue
+        for window, count, octets in _counted(account_id, width, network, now):
+            if count >= MESSAGES[window][width]:
+                return Exceeded("messages", MESSAGES[window][width], window, _NAMES[width])
+            if octets + size > BYTES[window][width]:
+                return Exceeded("bytes", BYTES[window][width], window, _NAMES[width])
+    return None
+
+
+def _counted(account_id: int, width: int, network: str, now: datetime) -> list[tuple[timedelta, int, int]]:
+    """Messages and bytes from a network within each window; rejects are messages too."""
+    column = f"remote_ip_masked{width + 1}"
+    minute, day = (connection.ops.adapt_datetimefield_value(now - window) for window in (MINUTE, DAY))
+    ((last_minute, octets_minute, last_day, octets_day),) = run(
+        "SELECT COUNT(CASE WHEN received > %s THEN 1 END), COALESCE(SUM(CASE WHEN received > %s THEN size END), 0),"  # noqa: S608 # the name is one of three of ours
+        f" COUNT(*), COALESCE(SUM(size), 0) FROM store_message"
+        f" WHERE account_id = %s AND {column} = %s AND received > %s AND NOT expunged",
+        [minute, minute, account_id, network, day],
+    )
+    return [(MINUTE, last_minute, int(octets_minute)), (DAY, last_day, int(octets_day))]
