@@ -95,7 +95,11 @@ def forget(account: Account) -> Any:
     Message.objects.filter(account=account).update(junk=False, notjunk=False)
 
 
-KNOWN: dict[str, Any] = {"msg_from_localpart": "ann", "msg_from_domain": "shop.example", "msg_from_org_domain": "shop.example"}
+KNOWN: dict[str, Any] = {
+    "msg_from_localpart": "ann",
+    "msg_from_domain": "shop.example",
+    "msg_from_org_domain": "shop.example",
+}
 
 
 def test_a_stranger_without_bad_signals_is_let_in(account: Account) -> None:
