@@ -43,7 +43,7 @@ from .forged import without_results_of
 from .judging import Case, judge
 from .localserve import RCPT_PREFIX, special_failure
 from .transaction import Peer, Rules
-from .verification import verify
+from .verification import Verification, verify
 
 log = logging.getLogger(__name__)
 
