@@ -11,6 +11,7 @@ failed. Such an input becomes a regression test as `tests/fuzz/found/TARGET/WHAT
 from __future__ import annotations
 
 import argparse
+import importlib.util
 import os
 import re
 import subprocess
@@ -84,7 +85,7 @@ def run(module: str, target: Target, seconds: int) -> Outcome:
             env=os.environ | {"TMPDIR": temporary},
         )
     said = log.read_text(errors="replace")
-    found = next((path for path in FOUND.iterdir() if path not in before and path.name.startswith(target.slug)), None)
+    found = next((path for path in FOUND.glob(f"{target.slug}--*") if path not in before), None)
     return Outcome(
         target,
         runs=_last_number(r"number_of_executed_units: (\d+)", said),
@@ -146,6 +147,8 @@ def main() -> None:
     if arguments.list:
         print("\n".join(f"{target.slug} ({module})" for module, target in chosen))
         return
+    if importlib.util.find_spec("atheris") is None:
+        sys.exit("atheris is not installed: there are packages of it for Linux on x86-64; run this there")
     failed = 0
     with ThreadPoolExecutor(arguments.jobs) as pool:
         for outcome in pool.map(run, *zip(*chosen, strict=True), [arguments.seconds] * len(chosen)):

@@ -57,10 +57,7 @@ GIVEN: Final[dict[str, Callable[[], dict[str, Any]]]] = {
         "address": parse_address("jan@example.org"),
         "NameAddress": NameAddress,
     },
-    "protocols.message.headerwriter.HeaderWriter": dict,
-    "protocols.message.htmltext": dict,
     "protocols.metrics": lambda: {"metrics": metrics, "observe": lambda name, seconds, labels: None},
-    "protocols.smtpsyntax": dict,
     "protocols.spf.evaluation": lambda: {
         "resolver": MockResolver(),
         "remote_ip": ip_address("192.0.2.1"),
@@ -108,13 +105,13 @@ EXAMPLES: Final = {
 
 def test_each_example_is_looked_at() -> None:
     print(f"{len(EXAMPLES)} examples")
-    assert EXAMPLES.keys() == GIVEN.keys() | TALKING
+    assert EXAMPLES.keys() >= GIVEN.keys() | TALKING
 
 
-@pytest.mark.parametrize("name", GIVEN)
+@pytest.mark.parametrize("name", sorted(EXAMPLES.keys() - TALKING))
 def test_it_runs(name: str) -> None:
     value, trees = EXAMPLES[name]
-    names = vars(inspect.getmodule(value)) | GIVEN[name]()
+    names = vars(inspect.getmodule(value)) | GIVEN.get(name, dict)()
     hook = metrics._hook
     try:
         for tree in trees:
