@@ -8,6 +8,10 @@ need swaks swaks
 need gsasl gsasl
 need mbsync isync
 need mutt mutt
+need neomutt neomutt
+need offlineimap offlineimap3
+need fetchmail fetchmail
+need getmail getmail6
 need dovecot dovecot-imapd
 need curl curl
 need unzip unzip

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import imaplib
 import ssl
 import threading
 import time
 from pathlib import Path
 
+import aioimaplib
+import imap_tools
 import imapclient
 import pytest
 
@@ -78,6 +81,54 @@ def test_imapclient_reads_writes_and_idles(imap_user: User) -> None:
         client.unsubscribe_folder("Archive")
         assert "Archive/Entwürfe" in [name for _, _, name in client.list_folders()]
         client.delete_folder("Archive/Entwürfe")
+
+
+def test_imap_tools_reads_writes_and_waits(imap_user: User) -> None:
+    box = imap_tools.MailBox(
+        imap_user.server.ip, imap_user.server.imaps_port, ssl_context=tls_context(imap_user.server), timeout=20
+    )
+    with box.login(imap_user.address, imap_user.password) as client:
+        assert {folder.name for folder in client.folder.list()} >= {"Inbox", "Sent", "Trash"}
+        client.folder.create("Grüße/2024")
+        client.append(simple("mail", 1), "Inbox", flag_set=[imap_tools.MailMessageFlags.FLAGGED])
+        client.append(simple("mail", 2), "Inbox")
+        (flagged,) = client.fetch(imap_tools.AND(flagged=True), mark_seen=False)
+        assert (flagged.subject, flagged.from_, flagged.uid) == ("mail 1", "mail@example.org", "1")
+        assert client.uids(imap_tools.AND(subject="mail", seen=False)) == ["1", "2"]
+        client.flag("2", ["todo", imap_tools.MailMessageFlags.SEEN], True)
+        client.move("1", "Grüße/2024")
+        assert client.folder.status("Grüße/2024")["MESSAGES"] == 1
+        with client.idle as idle:
+            imap_user.session().ok("APPEND Inbox", simple("mail", 3))
+            assert any(b"EXISTS" in line for line in idle.poll(timeout=5))
+        client.delete("2")
+        assert client.uids() == ["3"]
+
+
+def test_aioimaplib_reads_writes_and_idles(imap_user: User) -> None:
+    async def work() -> None:
+        client = aioimaplib.IMAP4_SSL(
+            imap_user.server.ip, imap_user.server.imaps_port, timeout=20, ssl_context=tls_context(imap_user.server)
+        )
+        await client.wait_hello_from_server()
+        assert (await client.login(imap_user.address, imap_user.password)).result == "OK"
+        assert (await client.append(simple("mail", 1), "Inbox", "\\Flagged")).result == "OK"
+        assert (await client.select("Inbox")).result == "OK"
+        assert (await client.uid_search("FLAGGED")).lines[0] == b"1"
+        fetched = await client.uid("fetch", "1", "(FLAGS BODY.PEEK[])")
+        assert simple("mail", 1) in fetched.lines
+        waiting = await client.idle_start(timeout=30)
+        imap_user.session().ok("APPEND Inbox", simple("mail", 2))
+        assert b"2 EXISTS" in await client.wait_server_push()
+        client.idle_done()
+        await asyncio.wait_for(waiting, 10)
+        assert (await client.uid("store", "1", "+FLAGS", "(\\Deleted)")).result == "OK"
+        assert (await client.uid("move", "2", "Archive")).result == "OK"
+        assert (await client.expunge()).result == "OK"
+        assert (await client.uid_search("ALL")).lines[0] == b""
+        await client.logout()
+
+    asyncio.run(work())
 
 
 # curl.
