@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import re
 import tempfile
 from array import array
 from pathlib import Path
@@ -14,6 +15,7 @@ from imap.binary import NotEncodable, with_binary_encoded
 from imap.sections import Located, Section, SectionText, UnknownEncoding, locate, locate_binary, select_fields
 from imap.sets import NoSuchMessage, SequenceSet, format_ranges, intersection, joined, missing, runs
 from imap.syntax import BadSyntax, Parser
+from protocols.imapthreads import Threaded, ordered_subject, references
 from protocols.message import Part, ensure_part
 from protocols.message.source import BytesSource
 
@@ -117,7 +119,22 @@ def _is_in(numbers: SequenceSet, number: int, last: int) -> bool:
     return False
 
 
+def threads(data: bytes) -> None:
+    """A message on each line: its id and those that it refers to. Each is in the answer once."""
+    messages = []
+    for sent, line in enumerate(data.decode("latin-1").split("\n")):
+        subject, _, ids = line.partition("|")
+        own, *others = ids.split(" ")
+        messages.append(Threaded(own, tuple(dict.fromkeys(filter(None, others))), subject, float(sent % 3)))
+    numbers = range(1, len(messages) + 1)
+    for algorithm in (references, ordered_subject):
+        answer = algorithm(messages).formatted(numbers)
+        assert sorted(map(int, re.findall(rb"[0-9]+", answer))) == list(numbers)
+        assert answer.count(b"(") == answer.count(b")")
+
+
 BINARY: Final = [b"Content-Transfer-Encoding: binary\r\n", b"\0", b"\n", b"Content-Type: image/png\r\n"]
+THREADS: Final = [b"x|a\nRe: x|b a\nRe: x|c a b\ny|d z\nRe: y|e z", b"|a b\n|b a\n|a c\nx|c b a"]
 SETS: Final = [b"1", b"*", b":", b",", b"4294967295", b"0", b"21", b"$"]
 
 TARGETS = [
@@ -129,5 +146,6 @@ TARGETS = [
         [*STRUCTURE, *BINARY],
         seconds_per_mib=16,
     ),
+    Target("threads", threads, THREADS, [b"\n", b"|", b" ", b"a", b"b", b"c", b"Re: ", b"x", b"Re: x|a b c d\n"]),
     Target("sequence set", sequence_set, [b"1:*,3,8:5", b"*:4294967295"], SETS, 16 * 1024),
 ]
