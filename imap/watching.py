@@ -148,7 +148,10 @@ class Watching:
     def event_lines(
         self, changes: Sequence[Change], listing: Listing | None, surroundings: Surroundings, *, utf8: bool
     ) -> list[bytes]:
-        """LIST and METADATA lines for what of these changes is wanted; each mailbox's line once."""
+        """LIST and METADATA lines for what of these changes is wanted; each mailbox's line once.
+
+        ``listing`` is of later: what a mailbox was when it changed may have another name by now, or be gone.
+        """
         mailboxes = _Mailboxes(listing, utf8=utf8) if listing is not None else None
         told: dict[tuple[str, str], bytes] = {}
         renamed = {(change.modseq, change.data["old"]) for change in changes if change.kind == _Kind.MAILBOX_RENAME}
@@ -165,11 +168,11 @@ class Watching:
                     continue  # what is below a renamed mailbox goes with it (RFC 5465 5.4)
                 either = (data["new"], data["old"])
                 if any(Event.MAILBOX_NAME in self._events(name, surroundings) for name in either):
-                    told[data["new"], "LIST"] = mailboxes.line(data["new"], old_name=data["old"])
+                    told[data["old"], data["new"]] = mailboxes.line(data["new"], exists=True, old_name=data["old"])
             else:
-                for name in self._names_told(change, surroundings):
+                for name, exists in self._names_told(change, surroundings, mailboxes):
                     told.pop((name, "LIST"), None)  # the last line is the one that counts
-                    told[name, "LIST"] = mailboxes.line(name)
+                    told[name, "LIST"] = mailboxes.line(name, exists=exists)
         return list(told.values())
 
     def _wants_annotation(self, name: str, surroundings: Surroundings) -> bool:
@@ -177,23 +180,26 @@ class Watching:
             return Event.SERVER_METADATA_CHANGE in self._wanted
         return Event.MAILBOX_METADATA_CHANGE in self._events(name, surroundings)
 
-    def _names_told(self, change: Change, surroundings: Surroundings) -> Iterator[str]:
+    def _names_told(
+        self, change: Change, surroundings: Surroundings, mailboxes: _Mailboxes
+    ) -> Iterator[tuple[str, bool]]:
+        """The names to tell of, and whether there was a mailbox of that name after the change."""
         match change.kind:
             case _Kind.MAILBOX_ADD | _Kind.MAILBOX_REMOVE:
                 name = change.data["name"]
                 above = name.rpartition("/")[0]
                 wanted = self._events(name, surroundings)
                 subscribed = Event.SUBSCRIPTION_CHANGE in wanted and "\\Subscribed" in change.data.get("flags", ())
-                if above and Event.MAILBOX_NAME in self._events(above, surroundings):
-                    yield above  # it may have got its first child, or lost its last
+                if above in mailboxes and Event.MAILBOX_NAME in self._events(above, surroundings):
+                    yield above, True  # it may have got its first child, or lost its last
                 if Event.MAILBOX_NAME in wanted or subscribed:
-                    yield name
+                    yield name, change.kind == _Kind.MAILBOX_ADD
             case _Kind.SUBSCRIPTION_ADD | _Kind.SUBSCRIPTION_REMOVE:
                 name = change.data["name"]
                 # Who watches what is subscribed has watched this one until now, or does from now on.
                 gone = Surroundings(surroundings.subscribed | {name}, surroundings.delivered_to)
                 if Event.SUBSCRIPTION_CHANGE in self._events(name, gone):
-                    yield name
+                    yield name, name in mailboxes
 
 
 class _Mailboxes:
@@ -205,12 +211,15 @@ class _Mailboxes:
         self._parents = {name.rpartition("/")[0] for name in self._views}
         self._utf8 = utf8
 
-    def line(self, name: str, *, old_name: str | None = None) -> bytes:
+    def __contains__(self, name: str) -> bool:
+        return name in self._views
+
+    def line(self, name: str, *, exists: bool, old_name: str | None = None) -> bytes:
         view = self._views.get(name)
         attributes = ["\\Subscribed"] if name in self._subscribed else []
-        if view is None:
+        if not exists:
             attributes.append("\\NonExistent")
-        else:
+        elif view is not None:
             attributes.append("\\HasChildren" if name in self._parents else "\\HasNoChildren")
             attributes += view.special_uses
         line = b'* LIST (%b) "/" %b' % (" ".join(attributes).encode("ascii"), mailbox_name(name, utf8=self._utf8))

@@ -356,6 +356,8 @@ def changes(actor: Wire, choose: random.Random) -> Iterator[str]:
                 f"CREATE new{number}",
                 f"RENAME new{choose.randint(0, number)} renamed{number}",
                 f"DELETE new{choose.randint(0, number)}",
+                f"CREATE new{choose.randint(0, number)}/below",
+                f"DELETE renamed{choose.randint(0, number)}",
                 f"SELECT {choose.choice(boxes)}",
                 f"SELECT {choose.choice(boxes)}",
             ]
