@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 import unicodedata
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from django.db.models import Max, Q
@@ -242,8 +242,10 @@ def rename(tx: AccountTx, source: str, destination: str) -> None:
         Mailbox.objects.filter(pk=m.pk).update(name=f"#renamed/{m.pk}", parent=None)
         tx.forget(m)
     parent_name, _, _ = name.rpartition("/")
+    under_itself = f"{parent_name}/".startswith(f"{old}/")
+    if under_itself:
+        _emit_renames(tx, family, names)  # before what is made anew under the old names
     if parent_name:
-        under_itself = f"{parent_name}/".startswith(f"{old}/")
         ensure(tx, parent_name, subscribe_new=not under_itself)
     by_name = {names[m.pk]: m.pk for m in family}
     for m in family:
@@ -253,6 +255,13 @@ def rename(tx: AccountTx, source: str, destination: str) -> None:
         if parent_id is None and above:
             parent_id = get(tx, above).pk
         Mailbox.objects.filter(pk=m.pk).update(name=new, parent_id=parent_id, uidvalidity=uidvalidity, modseq=modseq)
+    if not under_itself:
+        _emit_renames(tx, family, names)
+
+
+def _emit_renames(tx: AccountTx, family: Iterable[Mailbox], names: Mapping[int, str]) -> None:
+    for m in family:
+        new = names[m.pk]
         tx.emit(Kind.MAILBOX_RENAME, m.pk, old=m.name, new=new, flags=subscribed_flag(tx, new))
 
 
