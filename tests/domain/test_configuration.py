@@ -292,6 +292,7 @@ def test_the_config_command_tells_what_it_did(database: None) -> None:
         "addresses": 0,
         "has_password": False,
         "login_disabled": "gone fishing",
+        "being_removed": False,
     }
 
 

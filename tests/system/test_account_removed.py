@@ -70,6 +70,7 @@ def mox(server: Server, *words: str) -> str:
     return done.stdout
 
 
+@pytest.mark.timeout(300)  # it starts a server twice, and commands four times
 def test_a_removal_goes_on_after_its_process_was_killed(own_server: OwnServer) -> None:
     server = own_server()
     server.start("--ip", server.ip, env={"MOX_FAULT": "accounts.removal_step:3"})
@@ -90,5 +91,5 @@ def test_a_removal_goes_on_after_its_process_was_killed(own_server: OwnServer) -
         ).fetchone()
     database.close()
     assert (messages, lowest) == ((0,), (1,))
-    assert server.stop() == 0
     assert "2 accounts are consistent" in store_check(server)
+    assert server.stop() == 0
