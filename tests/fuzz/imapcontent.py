@@ -146,6 +146,12 @@ TARGETS = [
         [*STRUCTURE, *BINARY],
         seconds_per_mib=16,
     ),
-    Target("threads", threads, THREADS, [b"\n", b"|", b" ", b"a", b"b", b"c", b"Re: ", b"x", b"Re: x|a b c d\n"]),
+    Target(
+        "threads",
+        threads,
+        THREADS,
+        [b"\n", b"|", b" ", b"a", b"b", b"c", b"Re: ", b"x", b"Re: x|a b c d\n"],
+        seconds_per_mib=32,
+    ),
     Target("sequence set", sequence_set, [b"1:*,3,8:5", b"*:4294967295"], SETS, 16 * 1024),
 ]

@@ -46,7 +46,7 @@ class Target:
         few = st.lists(tokens, max_size=4).map(b"".join)
         unit = st.lists(tokens, min_size=1, max_size=3).map(b"".join).filter(bool)
         return st.builds(lambda a, b, c: a + b * (self.longest // len(b)) + c, few, unit, few).map(
-            lambda data: data[: self.longest]
+            lambda data: _Long(data[: self.longest])
         )
 
     @property
@@ -67,7 +67,14 @@ class Target:
             taken = time.process_time() - start
             if taken <= most:
                 return
-        raise AssertionError(f"{taken:.2f} s for {len(data)} bytes, {data[:60]!r}...{data[-60:]!r}")
+        raise AssertionError(f"{taken:.2f} s for {len(data)} bytes, {_Long(data)!r}")
+
+
+class _Long(bytes):
+    """Is shown by its ends when it fails."""
+
+    def __repr__(self) -> str:
+        return f"{self[:60]!r}...{self[-60:]!r}"
 
 
 def _edited(seed: bytes, edits: list[tuple[float, int, bytes]]) -> bytes:

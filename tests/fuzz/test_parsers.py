@@ -81,7 +81,7 @@ def _seconds(target: Target, data: bytes) -> float:
 @given(st.data())
 def test_it_takes_time_by_the_length(name: str, data: st.DataObject) -> None:
     target = TARGETS[name]
-    target.check_time(data.draw(target.long_inputs()))
+    target.check_time(bytes(data.draw(target.long_inputs())))
 
 
 @pytest.mark.fuzz
