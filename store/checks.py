@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from itertools import pairwise
 from typing import Any, Final
 
@@ -23,10 +24,11 @@ from .columns import BITS
 from .db import Counts
 from .errors import BadFlag, MailboxError
 from .flags import DELETED, SEEN, check_keyword
-from .models import AccountState, Annotation, Blob, ChangeEvent, Mailbox, Message, Recipient
+from .models import AccountState, Annotation, Blob, ChangeEvent, ImportJob, Mailbox, Message, Recipient
 
 LINES_PER_KIND: Final = 20
 BATCH: Final = 500
+IMPORT_ITEMS_KEPT: Final = timedelta(hours=1)
 
 Check = Callable[[Account], Iterator[str]]
 _registered: list[Check] = []
@@ -277,6 +279,13 @@ def _search_index(account: Account) -> Iterator[str]:
     yield from index.problems(account.pk)
 
 
+def _imports(account: Account) -> Iterator[str]:
+    """What was staged goes when its import is over, soon after."""
+    over = ImportJob.objects.filter(account=account, finished__lt=db.now() - IMPORT_ITEMS_KEPT)
+    for token, count in over.annotate(n=Count("items")).filter(n__gt=0).values_list("token", "n"):
+        yield f"import {token} is over and has {count} items still"
+
+
 _CHECKS: Final[tuple[Check, ...]] = (
     _counts,
     _uids,
@@ -289,4 +298,5 @@ _CHECKS: Final[tuple[Check, ...]] = (
     _recipients,
     _annotations,
     _search_index,
+    _imports,
 )

@@ -38,9 +38,9 @@ def tidy() -> None:
 
 
 @shared_task(name="store.import")
-def work_on_imports() -> int:
-    """Work on imports that wait for a worker, and tidy up after those that are over."""
-    return work.work_on_due()
+def work_on_imports() -> None:
+    """Work on imports that wait for a worker, and tidy up after those that are over, beside other tasks."""
+    work.start()
 
 
 @worker_shutting_down.connect

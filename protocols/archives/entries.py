@@ -62,6 +62,7 @@ class Meter:
     """Counts what an archive has unpacked to, and stops at what only a bomb does."""
 
     def __init__(self, archive_size: int) -> None:
+        self._archive_size = archive_size
         self._most = max(RATIO_FREE, RATIO_MAX * archive_size)
         self._total = 0
 
@@ -69,7 +70,9 @@ class Meter:
         """The block itself. Raises ArchiveError."""
         self._total += len(block)
         if self._total > self._most:
-            raise ArchiveError(f"archive unpacks to more than {self._most} bytes, {RATIO_MAX} times its size: stopped")
+            raise ArchiveError(
+                f"archive of {self._archive_size} bytes unpacks to more than {self._most}, as no mail does: stopped"
+            )
         return block
 
 

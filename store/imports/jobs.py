@@ -144,8 +144,8 @@ def import_path(
 
 
 def _create(account_id: int, token: str, *, prefix: str, **columns: Any) -> ImportJob:
-    give_up_stale()
     now = db.now()
+    give_up_stale(now, account_id)
     columns.setdefault("skip_mailbox_prefix", prefix)
     try:
         with db.write():
@@ -234,10 +234,10 @@ def abort(token: str, account_id: int | None = None) -> ImportJob:
 
 
 def fail(job: ImportJob, lease: Lease, error: str) -> None:
-    """End a job that this worker holds, telling why."""
+    """End a job that this worker holds, telling why; one that another worker took up is left to that."""
     if _end(ImportJob.objects.filter(pk=job.pk, lease_token=lease.token, state=State.RUNNING), error):
         log.info("import failed", extra={"import": job.token, "err": error})
-    discard(job)
+        discard(job)
 
 
 def _end(jobs: QuerySet[ImportJob], error: str) -> int:
@@ -261,16 +261,16 @@ def discard(job: ImportJob) -> None:
         ImportJob.objects.filter(pk=job.pk).update(source="")
 
 
-def give_up_stale(now: datetime | None = None) -> None:
-    """End uploads that broke off, and jobs that nobody took up for a day."""
+def give_up_stale(now: datetime | None = None, account_id: int | None = None) -> None:
+    """End uploads that broke off, and jobs that nobody took up for a day; of one account, or of all."""
     now = now or db.now()
     stale = ImportJob.objects.filter(
         Q(state=State.UPLOADING, lease_until__lt=now) | Q(state=State.RUNNING, lease_until__lt=now - GIVEN_UP_AFTER)
     )
-    for job in stale:
+    for job in stale if account_id is None else stale.filter(account_id=account_id):
         text = "upload broke off" if job.state == State.UPLOADING else "nobody could go on with it for 24 hours"
-        _end(stale.filter(pk=job.pk), text)
-        discard(job)
+        if _end(stale.filter(pk=job.pk), text):
+            discard(job)
 
 
 def tidy(now: datetime | None = None) -> None:

@@ -12,7 +12,7 @@ from django.db.models import Max
 
 from protocols.message import clean_text
 from server import db, faults
-from server.models import Listener
+from server.models import Listener, ServerSettings
 from store import blobs, flags, junkflags, mailboxes, reading, recipients
 from store.columns import BITS
 from store.errors import BadFlag
@@ -85,9 +85,9 @@ class _Waiting:
 
 
 def size_max() -> int:
-    """Bytes of the largest message that can be imported: what the most generous listener takes."""
+    """Bytes of the largest message that can be imported: the most that comes by SMTP or by APPEND."""
     largest = Listener.objects.aggregate(largest=Max("max_message_size"))["largest"]
-    return SIZE_MAX if largest is None else int(largest)
+    return max(SIZE_MAX if largest is None else int(largest), ServerSettings.current().imap_append_limit)
 
 
 class Stager:

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Final
 
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from protocols.archives import ArchiveError
 from server import db
@@ -21,7 +22,48 @@ from .staging import Stager
 
 log = logging.getLogger(__name__)
 
+AT_A_TIME: Final = 2  # imports worked on in one process: a large one does not make the others wait
 TRY_AGAIN: Final = timedelta(seconds=30)  # after which another worker may go on where the database or a disk failed
+
+
+class _Workers:
+    """Threads of their own: an import may take hours, in which the tasks of a worker go on."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._again = False
+
+    def start(self) -> None:
+        with self._lock:
+            if self._count == AT_A_TIME:
+                self._again = True
+                return
+            self._count += 1
+        threading.Thread(target=self._work, name="import", daemon=True).start()
+
+    def _work(self) -> None:
+        try:
+            while True:
+                try:
+                    work_on_due()
+                except Exception:
+                    log.exception("imports are tried again when the clock says so")
+                with self._lock:
+                    if not self._again:
+                        self._count -= 1
+                        return
+                    self._again = False
+        finally:
+            connection.close()
+
+
+_workers = _Workers()
+
+
+def start() -> None:
+    """Have threads of this process work on all imports that wait for a worker, and return."""
+    _workers.start()
 
 
 def work_on_due() -> int:

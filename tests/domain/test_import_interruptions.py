@@ -207,6 +207,34 @@ def test_a_worker_whose_lease_ran_out_leaves_the_job_to_the_other(
     assert state(account) == expected
 
 
+def test_a_worker_that_fails_after_its_lease_ran_out_ends_nothing(
+    account: Account, the_archive: bytes, expected: list[tuple[Any, ...]]
+) -> None:
+    job = upload(account, the_archive)
+
+    def lose_it(job: ImportJob) -> None:
+        claim(job)
+        raise OSError("the disk is broken")
+
+    work.work(job, claim(job), progress=lose_it)
+    job.refresh_from_db()
+    assert (job.state, job.messages) == ("running", 10)
+    assert run(job).state == "done"
+    assert state(account) == expected
+
+
+def test_a_worker_whose_source_breaks_leaves_nothing(account: Account, the_archive: bytes) -> None:
+    job = upload(account, the_archive)
+
+    def break_it(job: ImportJob) -> None:
+        raise OSError("the disk is broken")
+
+    work.work(job, claim(job), progress=break_it)
+    job.refresh_from_db()
+    assert (job.state, job.error) == ("aborted", "source cannot be read: the disk is broken")
+    assert nothing_of(account, job)
+
+
 def test_nobody_sees_an_import_that_is_under_way(account: Account, the_archive: bytes) -> None:
     job = upload(account, the_archive)
     before = Mailbox.objects.filter(account=account).values_list("name", "modseq", "uidnext", "total")

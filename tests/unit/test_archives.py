@@ -187,7 +187,7 @@ def test_a_bomb_is_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("protocols.archives.entries.RATIO_FREE", 1 << 20)
     for data in (gzip.compress(_tar_of_zeros(1 << 24)), _zip_of_overlapping_zeros(1 << 22, 8)):
         unpacked: list[int] = []
-        with pytest.raises(ArchiveError, match="200 times its size"):
+        with pytest.raises(ArchiveError, match="as no mail does"):
             unpacked.extend(_sizes(data))
         assert sum(unpacked) <= max(1 << 20, 200 * len(data))
 

@@ -36,8 +36,8 @@ class Command(BaseCommand):
             made.set_defaults(run=run)
             return made
 
-        for name, what in (("maildir", "Maildir, a directory with new and cur"), ("mbox", "mbox file")):
-            of_one = word(name, self._import_one, f"Add the messages of a {what}, to a mailbox.")
+        for name, what in (("maildir", "a Maildir (a directory with new and cur)"), ("mbox", "an mbox file")):
+            of_one = word(name, self._import_one, f"Add the messages of {what} to a mailbox.")
             of_one.add_argument("account", help="name of the account")
             of_one.add_argument("mailbox", help="it is made, and subscribed, if it does not exist")
             of_one.add_argument("path")
