@@ -125,17 +125,23 @@ def add_address(account: Account, localpart: str, domain: Domain) -> Address:
         return Address.objects.create(account=account, domain=domain, localpart=localpart, canonical=canonical)
 
 
+def find_address(text: str) -> Address:
+    """An address of an account, by any of its forms; ``@domain`` is the catchall. Raises ConfigurationError."""
+    localpart, domain = parse_hosted(text)
+    canonical = canonical_address(localpart, domain) if localpart else f"@{domain.name}"
+    address = Address.objects.filter(canonical=canonical).select_related("account", "domain").first()
+    if address is None:
+        raise ConfigurationError(_why_no_address(localpart, domain))
+    return address
+
+
 def remove_address(text: str) -> RemovedAddress:
     """Take an address from its account; mail to it is refused from now on. Raises ConfigurationError.
 
     Unique senders that were given out for it go with it, messages stay.
     """
-    localpart, domain = parse_hosted(text)
-    canonical = canonical_address(localpart, domain) if localpart else f"@{domain.name}"
     with db.write():
-        address = Address.objects.filter(canonical=canonical).select_related("account").first()
-        if address is None:
-            raise ConfigurationError(_why_no_address(localpart, domain))
+        address = find_address(text)
         account = address.account
         address.delete()
         _changed(account)

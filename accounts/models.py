@@ -163,38 +163,6 @@ class JunkFilterConfig(models.Model):
         return f"junk filter of {self.account}"
 
 
-class Alias(models.Model):
-    """An address that delivers to the addresses of its members, all of this server."""
-
-    domain = models.ForeignKey(Domain, on_delete=models.PROTECT, related_name="aliases")
-    localpart = models.CharField(max_length=128)
-    canonical = models.CharField(max_length=400, unique=True, help_text="As of an Address; no address has the same.")
-    post_public = models.BooleanField(default=False, help_text="Anyone may write to it, not only its members.")
-    list_members = models.BooleanField(default=False, help_text="Members see who the others are.")
-    allow_msg_from = models.BooleanField(default=False, help_text="Members may use it as From of their messages.")
-    members = models.ManyToManyField(Address, through="AliasMember", related_name="aliases")
-    version = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)], help_text="Optimistic lock.")
-
-    class Meta:
-        verbose_name_plural = "aliases"
-
-    def __str__(self) -> str:
-        return f"{self.localpart}@{self.domain}"
-
-
-class AliasMember(models.Model):
-    """An address that gets what is sent to an alias."""
-
-    alias = models.ForeignKey(Alias, on_delete=models.CASCADE, related_name="memberships")
-    address = models.ForeignKey(Address, on_delete=models.CASCADE, related_name="memberships")
-
-    class Meta:
-        constraints = [models.UniqueConstraint(fields=["alias", "address"], name="alias_member_once")]
-
-    def __str__(self) -> str:
-        return f"{self.address} in {self.alias}"
-
-
 class Ruleset(models.Model):
     """Where messages of some kind for an address are delivered; the first one that matches decides."""
 

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from django.core.management import CommandError, call_command
 
 from accounts.models import Account, Address, JunkFilterConfig, Ruleset, RulesetHeader
 from junk import counts
 from junk.analysis import AskBlocklists, Incoming, Verdict, analyze, conclude
-from junk.models import JunkFilter
+from junk.models import JunkFilter, JunkWord
 from junk.reputation import Sender
 from protocols.message import ensure_part
 from protocols.message.source import BytesSource
@@ -88,8 +90,6 @@ def learn(account: Account, hams: int = 60) -> None:
 def forget(account: Account) -> Any:
     """What tests make up about a filter contradicts the account's messages, and is not left to the checker."""
     yield
-    from junk.models import JunkWord
-
     JunkWord.objects.filter(account=account).delete()
     JunkFilter.objects.filter(pk=account.pk).delete()
     Message.objects.filter(account=account).update(junk=False, notjunk=False)
@@ -273,6 +273,47 @@ def test_what_would_be_rejected_can_go_to_a_mailbox_instead(account: Account) ->
     ruleset(account, smtp_mail_from_regexp="^ann@", accept_rejects_to_mailbox="Odd")
     found = verdict(incoming(account, b"casino prize"))
     assert (found.accept, found.into_instead) == (False, "Odd")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error"),
+    [
+        ([], "ruleset must have at least one rule"),
+        (["--from=(["], "invalid MsgFrom regular expression: .*, at character 2"),
+        (["--header=^List-Id$:x"], "header field .* must only have lower case characters"),
+        (["--header=list-id"], "has no colon"),
+        (["--from=x", "--forward"], "ruleset with IsForward must have both SMTPMailFromRegexp and VerifiedDomain too"),
+        (
+            ["--mailfrom=x", "--verifieddomain=a.example", "--forward", "--listallowdomain=b.example"],
+            "cannot have both",
+        ),
+        (["--from=x", "--acceptrejectsto=INBOX"], "AcceptRejectsToMailbox cannot be set to Inbox"),
+        (["--from=x", "--verifieddomain=a..b"], "is not a domain name"),
+    ],
+)
+def test_rulesets_that_make_no_sense_are_refused(account: Account, arguments: list[str], error: str) -> None:
+    with pytest.raises(CommandError, match=error):
+        call_command("ruleset", "add", f"{account.name}@localhost", "Lists/x", *arguments)
+    assert not Ruleset.objects.filter(address__account=account).exists()
+
+
+def test_the_command_adds_shows_and_removes_rulesets(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
+    address = f"{account.name}@localhost"
+    call_command("ruleset", "add", address, "inbox/sub", "--from=ann", "--comment=friends")
+    call_command(
+        "ruleset", "add", address, "Lists/users", "--header=^list-id$:users", "--listallowdomain=bücher.example"
+    )
+    assert verdict(incoming(account)).mailbox == "Inbox/sub"
+    capsys.readouterr()
+    call_command("ruleset", "list", address, "--json")
+    first, second = json.loads(capsys.readouterr().out)
+    assert (first["mailbox"], first["msg_from_regexp"], first["comment"]) == ("Inbox/sub", "ann", "friends")
+    assert second["headers_regexp"] == [["^list-id$", "users"]]
+    assert second["list_allow_domain"] == "xn--bcher-kva.example"
+    call_command("ruleset", "rm", address, "1")
+    assert verdict(incoming(account)).mailbox == "Lists/users"
+    with pytest.raises(CommandError, match="has no ruleset 2: it has 1"):
+        call_command("ruleset", "rm", address, "2")
 
 
 def test_an_expression_that_would_take_for_ever_elsewhere_costs_nothing(account: Account) -> None:
