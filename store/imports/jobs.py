@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import secrets
 import threading
 import time
@@ -185,19 +186,13 @@ def claim_next() -> tuple[ImportJob, Lease] | None:
     if _stopping.is_set():
         return None
     for job in ImportJob.objects.filter(state=State.RUNNING, lease_until__lte=db.now()).order_by("pk"):
-        if job.node and not (job.node == settings.MOX.node and _readable(job.source)):
+        # What a command of another user left may be readable for that user alone: it can be given again.
+        if job.node and not (job.node == settings.MOX.node and os.access(job.source, os.R_OK)):
             continue
         lease = _claim(job)
         if lease is not None:
             return job, lease
     return None
-
-
-def _readable(path: str) -> bool:
-    try:
-        return Path(path).exists()
-    except OSError:
-        return False
 
 
 def _claim(job: ImportJob) -> Lease | None:
