@@ -70,7 +70,8 @@ def order(account: Account, *, deliver_queued: bool = False) -> AccountRemoval:
     ``deliver_queued``: what it sent and still waits is delivered, instead of failed without a notice.
     """
     with db.write():
-        account = Account.objects.select_for_update().get(pk=account.pk)
+        # A delivery under way holds the account's state, which is locked below, and refers to this row.
+        account = Account.objects.select_for_update(no_key=True).get(pk=account.pk)
         _check_not_needed(account)
         if AccountRemoval.objects.filter(account=account).exists():
             raise ConfigurationError(f"account {account} is being removed already")
