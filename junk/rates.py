@@ -57,7 +57,7 @@ def _counted(account_id: int, width: int, network: str, now: datetime) -> list[t
     ((last_minute, octets_minute, last_day, octets_day),) = run(
         "SELECT COUNT(CASE WHEN received > %s THEN 1 END), COALESCE(SUM(CASE WHEN received > %s THEN size END), 0),"  # noqa: S608 # the name is one of three of ours
         f" COUNT(*), COALESCE(SUM(size), 0) FROM store_message"
-        f" WHERE account_id = %s AND {column} = %s AND received > %s AND NOT expunged",
+        f" WHERE account_id = %s AND {column} = %s AND NOT ({column} = '') AND received > %s AND NOT expunged",
         [minute, minute, account_id, network, day],
     )
     return [(MINUTE, last_minute, int(octets_minute)), (DAY, last_day, int(octets_day))]

@@ -17,6 +17,7 @@ from datetime import datetime, timedelta
 from typing import Any, Final, TypeAlias
 
 from django.db.models import Q, QuerySet
+from django.db.models.expressions import RawSQL
 
 from server.statements import Statement
 from store.models import Message, MessageDKIMDomain, Recipient
@@ -98,17 +99,23 @@ _Row: TypeAlias = "tuple[bool, datetime, str]"  # junk, received, localpart of F
 
 _Query: TypeAlias = "Statement[_Row]"
 
+_EMPTY: Final = RawSQL("''", ())  # written out, not a parameter: the plan is made before parameters are known
 _DECIDED: Final = Q(junk=True, notjunk=False) | Q(junk=False, notjunk=True)
 
 
 def _known(rows: int, *columns: str, **literal: bool) -> _Query:
-    """The newest messages of an account and a mailbox that have these values; parameters in this order."""
+    """The newest messages of an account and a mailbox that have these values; parameters in this order.
+
+    The first column is that of the index.
+    """
 
     def make(account_id: int, mailbox_id: int, *values: Any) -> QuerySet[Message, Any]:
         wanted = dict(zip(columns, values, strict=True))
         query = Message.objects.filter(
             _DECIDED, account_id=account_id, mailbox_orig_id=mailbox_id, expunged=False, **wanted, **literal
         )
+        # The index has only rows with something in its column, and the database must be told that none else is meant.
+        query = query.exclude(**{columns[0]: _EMPTY})
         return query.order_by("-received").values_list("junk", "received", "msg_from_localpart")[:rows]
 
     return Statement(make)
@@ -121,7 +128,7 @@ def _by_validation(rows: int, *columns: str) -> dict[bool, _Query]:
 _of_address: Final = _by_validation(ADDRESS_ROWS, "msg_from_localpart", "msg_from_domain")
 _of_domain: Final = _by_validation(DOMAIN_ROWS, "msg_from_domain")
 _of_org_domain: Final = _by_validation(DOMAIN_ROWS, "msg_from_org_domain")
-_of_mail_from: Final = _known(IDENTITY_ROWS, "mail_from_localpart", "mail_from_domain", mail_from_validated=True)
+_of_mail_from: Final = _known(IDENTITY_ROWS, "mail_from_domain", "mail_from_localpart", mail_from_validated=True)
 _of_mail_from_domain: Final = _known(IDENTITY_ROWS, "mail_from_domain", mail_from_validated=True)
 _of_ehlo: Final = _known(IDENTITY_ROWS, "ehlo_domain", ehlo_validated=True)
 _of_networks: Final = tuple(_known(NETWORK_ROWS, f"remote_ip_masked{width}") for width in (1, 2, 3))
@@ -262,7 +269,7 @@ class _Search:
         sender = self._sender
         if sender.mail_from_validated and sender.mail_from_domain:
             return self._rows(
-                _of_mail_from, IDENTITY_WINDOW, sender.mail_from_localpart, sender.mail_from_domain
+                _of_mail_from, IDENTITY_WINDOW, sender.mail_from_domain, sender.mail_from_localpart
             ) or self._rows(_of_mail_from_domain, IDENTITY_WINDOW, sender.mail_from_domain)
         if sender.ehlo_validated and sender.ehlo_domain:
             return self._rows(_of_ehlo, IDENTITY_WINDOW, sender.ehlo_domain)

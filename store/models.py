@@ -155,9 +155,9 @@ def _text(length: int = INDEXED_TEXT_MAX) -> models.CharField[str, str]:
     return models.CharField(max_length=length, blank=True, default="")
 
 
-def _reputation(column: str, name: str) -> models.Index:
+def _reputation(column: str, name: str, *more: str) -> models.Index:
     """An index of what is known; much mail is appended and imported, of which nothing is. Queries say ``!= ""`` too."""
-    return models.Index(fields=["account", column, "received"], condition=~Q(**{column: ""}), name=name)
+    return models.Index(fields=["account", column, *more, "received"], condition=~Q(**{column: ""}), name=name)
 
 
 def _validation() -> models.PositiveSmallIntegerField[int, int]:
@@ -276,6 +276,8 @@ class Message(models.Model):
             _reputation("ehlo_domain", "message_rep_ehlo"),
             _reputation("mail_from_domain", "message_rep_mailfrom"),
             _reputation("msg_from_domain", "message_rep_msgfrom"),
+            # A stranger at a large provider must not cost a look at all mail from there.
+            _reputation("msg_from_localpart", "message_rep_address", "msg_from_domain"),
             _reputation("msg_from_org_domain", "message_rep_orgdomain"),
             models.Index(fields=["mailbox"], condition=Q(expunged=False, seen=False), name="message_unread"),
             models.Index(fields=["mailbox"], condition=Q(expunged=False, deleted=True), name="message_deleted"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -210,6 +211,40 @@ def test_a_verdict_asks_few_questions(account: Account) -> None:
     with statements() as asked:
         reputation(account, nobody)
     assert 5 < len(asked) <= 16  # one is for the mailbox
+
+
+def test_everything_is_found_by_an_index(account: Account) -> None:
+    """Else a verdict would cost more the more mail an account has."""
+    if connection.vendor != "sqlite":
+        return  # PostgreSQL reads tables of a few rows without any index
+    known = sender(
+        account,
+        dkim_domains=("a.example",),
+        mail_from_localpart="b",
+        mail_from_domain="b.example",
+        mail_from_validated=True,
+        networks=("198.51.100.77", "198.51.100.64", "198.51.96.0"),
+    )
+    with statements() as asked:
+        reputation(account, known)
+        rates.exceeded(account.pk, known.networks, 100, NOW)
+    used: set[str] = set()
+    for sql in asked:
+        if "store_message" in sql:
+            with connection.cursor() as cursor:
+                cursor.execute(f"EXPLAIN QUERY PLAN {sql}")
+                used.update(re.findall(r"INDEX (\w+)", " ".join(row[-1] for row in cursor.fetchall())))
+    assert used >= {
+        "message_rep_address",
+        "message_rep_msgfrom",
+        "message_rep_orgdomain",
+        "message_rep_mailfrom",
+        "message_rep_ip1",
+        "message_rep_ip2",
+        "message_rep_ip3",
+        "dkim_domain_reputation",
+    }
+    assert "message_all_mail" not in used
 
 
 def test_a_network_that_sends_too_much_is_told_to_wait(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
