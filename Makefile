@@ -3,7 +3,8 @@
 VENV := .venv
 PYTHON ?= python3.11
 BIN := $(VENV)/bin
-WORKERS ?= $(shell nproc 2>/dev/null || echo 2)
+# One more than there are processors: much of the time tests wait for servers.
+WORKERS ?= $(shell echo $$(( $$(nproc 2>/dev/null || echo 2) + 1 )))
 PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 LOCALSERVE_OPTIONS ?=
 FUZZ_TARGETS ?=

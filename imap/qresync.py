@@ -125,7 +125,8 @@ async def send_changed(session: Session, uids: array[int], since: int) -> None:
     selected = session.the_selected()
     for start in range(0, len(uids), ROWS_PER_BATCH):
         part = uids[start : start + ROWS_PER_BATCH]
-        rows = await session.call(reading.flag_rows, selected.mailbox_id, part, changed_since=since)
+        # What was expunged after the mailbox was opened is among the messages that the client was told there are.
+        rows = await session.call(reading.flag_rows, selected.mailbox_id, part, changed_since=since, live_only=False)
         session.send_lines(_changed_line(selected, row) for row in rows)
         await session.flush_if_much()
 

@@ -14,6 +14,7 @@ from ipaddress import ip_address
 
 from accounts.addresses import Resolved
 from junk.analysis import AskBlocklists, Incoming, Verdict, analyze, conclude
+from junk.content import HEADER_MAX
 from junk.reputation import Sender
 from protocols.dmarc import DmarcStatus
 from protocols.dns import Resolver
@@ -71,10 +72,9 @@ def _analyze_all(
     """In a thread, with one reader of the content for all."""
     blob = case.blob
     with content.blob_reader(0, blob.size, blob.data, blob.storage_name) as source:
-        sender = None
         found: list[Verdict | AskBlocklists] = []
         head, body = blob.structure.get("head", 0), blob.structure.get("body", 0)
-        header = source.read_at(head, min(body - head, 1 << 20))
+        header = source.read_at(head, min(body - head, HEADER_MAX))
         for path, resolved in recipients:
             sender = _sender(case, resolved.account_id)
             found.append(analyze(_incoming(case, path, resolved, sender, header, source, zones)))

@@ -218,10 +218,14 @@ def newest(account_id: int, mailbox_id: int, count: int) -> list[MessageHead]:
     ]
 
 
-def flag_rows(mailbox_id: int, uids: Sequence[int], *, changed_since: int = 0) -> list[FlagRow]:
-    """The flags of the live ones of these messages, ascending; with ``changed_since`` those with a higher modseq."""
+def flag_rows(mailbox_id: int, uids: Sequence[int], *, changed_since: int = 0, live_only: bool = True) -> list[FlagRow]:
+    """The flags of these messages, ascending; with ``changed_since`` those with a higher modseq.
+
+    Expunged messages are among them while their content is kept, unless ``live_only``.
+    """
     fields = ("uid", "modseq", "bits", "keywords")
-    return [FlagRow._make(row) for row in rows(mailbox_id, uids, fields, changed_since=changed_since, live_only=True)]
+    found = rows(mailbox_id, uids, fields, changed_since=changed_since, live_only=live_only)
+    return [FlagRow._make(row) for row in found]
 
 
 def rows(

@@ -7,7 +7,7 @@ for finding in findings(hashes=True):
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -27,15 +27,15 @@ MOVED: Final = "moved"  # directory, beside the one with content, for what nothi
 LEFT_AFTER: Final = timedelta(hours=3)  # the collector should have come by then
 
 
-def findings(*, sizes: bool = True, hashes: bool = False) -> Iterator[str]:
+def findings(*, sizes: bool = True, hashes: bool = False, accounts: Iterable[Account] | None = None) -> Iterator[str]:
     """Everything that is wrong, a line each; with the command that mends it where there is one.
 
-    ``sizes``: look at content files at all; ``hashes``: read all content.
+    ``sizes``: look at content files at all; ``hashes``: read all content; ``accounts``: only these.
     """
     yield from _database()
     yield from _blobs(sizes=sizes, hashes=hashes)
     yield from _secrets()
-    for account in Account.objects.order_by("name"):
+    for account in Account.objects.order_by("name") if accounts is None else accounts:
         yield from checks.check_account(account, files=sizes)
     for name in unreferenced_files():
         yield f"content file {name} belongs to nothing: mox verifydata --fix moves it away"

@@ -55,6 +55,15 @@ def test_an_expunged_message_is_readable_for_40_minutes(account: Account) -> Non
     assert changes.mailbox_changes(inbox.id, position).removed == [1], "the tombstone stays"
 
 
+def test_flags_of_what_was_just_expunged_can_be_told_to_who_knows_the_message(account: Account) -> None:
+    put(account, LARGE)
+    opened = reading.open_mailbox(account.pk, "Inbox")
+    remove_all(account)
+    assert reading.flag_rows(opened.view.id, opened.uids) == []
+    (row,) = reading.flag_rows(opened.view.id, opened.uids, changed_since=1, live_only=False)
+    assert row.uid == opened.uids[0]
+
+
 def test_content_goes_an_hour_after_its_last_message(account: Account) -> None:
     path = storages["messages"].path(Blob.objects.get(messages=put(account, LARGE)).storage_name)
     cleanup.collect_blobs(later(hours=2))

@@ -207,7 +207,7 @@ def test_verifydata_names_what_is_damaged(account: Account) -> None:
 def _about(account: Account, *those: Message, hashes: bool = False) -> list[str]:
     """Findings about these messages: other tests leave damage of their own."""
     names = [f"blob {message.blob_id}:" for message in those] + [f"{account.name}: "]
-    return [line for line in verify.findings(hashes=hashes) if line.startswith(tuple(names))]
+    return [line for line in verify.findings(hashes=hashes, accounts=[account]) if line.startswith(tuple(names))]
 
 
 def test_verifydata_moves_files_that_belong_to_nothing(account: Account, capsys: pytest.CaptureFixture[str]) -> None:
