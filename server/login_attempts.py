@@ -62,6 +62,7 @@ class AttemptRecorder:
     def __init__(self, *, background: bool = True) -> None:
         self._background = background
         self._lock = threading.Lock()
+        self._writing = threading.Lock()
         self._pending: dict[Attempt, _Pending] = {}
         self._wake = threading.Event()
         self._thread: threading.Thread | None = None
@@ -94,7 +95,11 @@ class AttemptRecorder:
         self._wake.set()
 
     def flush(self) -> None:
-        """Write what was recorded, in this thread. If the database fails, they are kept for the next time."""
+        """Write what was recorded before, in this thread. If the database fails, it is kept for the next time."""
+        with self._writing:  # what another thread is about to write is written, too, when this returns
+            self._flush()
+
+    def _flush(self) -> None:
         with self._lock:
             taken, self._pending = self._pending, {}
             dropped, self._dropped = self._dropped, 0

@@ -115,9 +115,12 @@ def _normalized(key: str) -> str:
     if rtype == "ptr" and not name.endswith("."):
         name = f"{ip_address(name).reverse_pointer}."
     try:
-        return f"{rtype} {format_name(parse_name(name, rtype))}"
+        name = format_name(parse_name(name, rtype))
     except DNSError as error:
         raise ValueError(f"{key!r}: {error}") from error
+    if not name.strip("."):
+        raise ValueError(f"{key!r}: the root has no records here")
+    return f"{rtype} {name}"
 
 
 def _record(rtype: str, value: Value) -> object:

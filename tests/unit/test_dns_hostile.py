@@ -10,7 +10,7 @@ from collections.abc import Callable
 import dns.flags
 import dns.message
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from protocols.dns import EDE, Answer, DNSError, ErrorKind, MockResolver
@@ -171,6 +171,7 @@ def test_what_a_server_says_is_shown_in_one_line_of_ascii(text: str, code: int) 
     assert str(error).isprintable()
 
 
+@example(".", "")
 @given(st.text(max_size=30), st.text(max_size=30))
 def test_any_records_are_taken_by_the_mock_or_refused(key: str, value: str) -> None:
     for full in (key, f"mx {key}", f"a {key}", f"tlsa {key}.", f"soa {key}.", f"ptr {key}"):
