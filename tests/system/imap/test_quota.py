@@ -15,11 +15,25 @@ pytestmark = pytest.mark.database
 
 
 @pytest.fixture
-def append_limit() -> Iterator[int]:
-    """A limit on appended messages; connections have the settings of a second before they began, at the oldest."""
+def append_limit(imap_user: User) -> Iterator[int]:
+    """A limit on appended messages, for new connections; no later test meets it."""
     ServerSettings.objects.update(imap_append_limit=2000)
-    yield 2000
-    ServerSettings.objects.update(imap_append_limit=0)
+    try:
+        connect_until(imap_user, is_limited=True)
+        yield 2000
+    finally:
+        ServerSettings.objects.update(imap_append_limit=0)
+        connect_until(imap_user, is_limited=False)
+
+
+def connect_until(imap_user: User, *, is_limited: bool) -> None:
+    """Connect until the server tells this limit: new connections have settings that may be a second old."""
+    while True:
+        wire = imap_user.connect()
+        told = b"APPENDLIMIT=2000 " in wire.ok("CAPABILITY").one("CAPABILITY").raw
+        wire.close()
+        if told is is_limited:
+            return
 
 
 def test_the_quota_is_one_root_for_all_mailboxes(imap_user: User) -> None:
@@ -64,9 +78,6 @@ def test_status_tells_what_deleted_messages_hold(imap_user: User) -> None:
 
 def test_the_limit_on_appended_messages_is_announced_and_kept(imap_user: User, append_limit: int) -> None:
     wire = imap_user.connect()
-    while b"APPENDLIMIT=2000 " not in wire.ok("CAPABILITY").one("CAPABILITY").raw:
-        wire.close()  # the settings of new connections may be a second old
-        wire = imap_user.connect()
     assert wire.greeting is not None
     assert b" APPENDLIMIT=2000 " in wire.greeting.raw
     assert "APPENDLIMIT=2000" in wire.login(imap_user.address, imap_user.password).code
