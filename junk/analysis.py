@@ -179,7 +179,7 @@ class _Case:
     def _check_rates(self) -> None:
         incoming = self._incoming
         try:
-            over = rates.exceeded(incoming.account_id, self._sender.networks, incoming.size, incoming.received)
+            over = rates.exceeded_lately(incoming.account_id, self._sender.networks, incoming.size, incoming.received)
         except DatabaseError:
             log.exception("rates cannot be counted")
             self._reject("reputation-error")
