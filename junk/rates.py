@@ -6,7 +6,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Final
+from typing import Any, Final
 
 from django.db import connection
 
@@ -62,25 +62,34 @@ def exceeded_lately(account_id: int, networks: Sequence[str], size: int, now: da
 
 def exceeded(account_id: int, networks: Sequence[str], size: int, now: datetime) -> Exceeded | None:
     """The limit that a message of this size from these networks (masked addresses, narrow to wide) runs into."""
-    for width, network in enumerate(networks):
-        if not network:
-            continue
-        for window, count, octets in _counted(account_id, width, network, now):
+    if not networks[-1]:
+        return None
+    counted = _counted(account_id, networks, now)
+    for width, name in enumerate(_NAMES):
+        for window in (MINUTE, DAY):
+            count, octets = counted[window, width]
             if count >= MESSAGES[window][width]:
-                return Exceeded("messages", MESSAGES[window][width], window, _NAMES[width])
+                return Exceeded("messages", MESSAGES[window][width], window, name)
             if octets + size > BYTES[window][width]:
-                return Exceeded("bytes", BYTES[window][width], window, _NAMES[width])
+                return Exceeded("bytes", BYTES[window][width], window, name)
     return None
 
 
-def _counted(account_id: int, width: int, network: str, now: datetime) -> list[tuple[timedelta, int, int]]:
-    """Messages and bytes from a network within each window; rejects are messages too."""
-    column = f"remote_ip_masked{width + 1}"
-    minute, day = (connection.ops.adapt_datetimefield_value(now - window) for window in (MINUTE, DAY))
-    ((last_minute, octets_minute, last_day, octets_day),) = run(
-        "SELECT COUNT(CASE WHEN received > %s THEN 1 END), COALESCE(SUM(CASE WHEN received > %s THEN size END), 0),"  # noqa: S608 # the name is one of three of ours
-        f" COUNT(*), COALESCE(SUM(size), 0) FROM store_message"
-        f" WHERE account_id = %s AND {column} = %s AND NOT ({column} = '') AND received > %s AND NOT expunged",
-        [minute, minute, account_id, network, day],
+def _counted(account_id: int, networks: Sequence[str], now: datetime) -> dict[tuple[timedelta, int], tuple[int, int]]:
+    """Messages and bytes within each window and width, all read as what came from the widest; rejects count too."""
+    received = {window: connection.ops.adapt_datetimefield_value(now - window) for window in (MINUTE, DAY)}
+    sums: list[str] = []
+    params: list[Any] = []
+    for window in received:
+        for width, network in enumerate(networks, 1):
+            within = f"CASE WHEN received > %s AND remote_ip_masked{width} = %s THEN"
+            sums += [f"COUNT({within} 1 END)", f"COALESCE(SUM({within} size END), 0)"]
+            params += [received[window], network] * 2
+    (row,) = run(
+        f"SELECT {', '.join(sums)} FROM store_message"  # noqa: S608 # all names are ours
+        " WHERE account_id = %s AND remote_ip_masked3 = %s AND NOT (remote_ip = '') AND received > %s AND NOT expunged",
+        [*params, account_id, networks[-1], received[DAY]],
     )
-    return [(MINUTE, last_minute, int(octets_minute)), (DAY, last_day, int(octets_day))]
+    pairs = zip(row[::2], row[1::2], strict=True)
+    keys = [(window, width) for window in received for width in range(len(networks))]
+    return {key: (count, int(octets)) for key, (count, octets) in zip(keys, pairs, strict=True)}

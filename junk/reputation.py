@@ -20,7 +20,7 @@ from django.db.models import Q, QuerySet
 from django.db.models.expressions import RawSQL
 
 from server.statements import Statement
-from store.models import Message, MessageDKIMDomain, Recipient
+from store.models import JUDGED, Message, MessageDKIMDomain, Recipient
 
 YEAR: Final = timedelta(days=365)
 ADDRESS_WINDOW: Final = 3 * YEAR
@@ -100,7 +100,6 @@ _Row: TypeAlias = "tuple[bool, datetime, str]"  # junk, received, localpart of F
 _Query: TypeAlias = "Statement[_Row]"
 
 _EMPTY: Final = RawSQL("''", ())  # written out, not a parameter: the plan is made before parameters are known
-_DECIDED: Final = Q(junk=True, notjunk=False) | Q(junk=False, notjunk=True)
 
 
 def _known(rows: int, *columns: str, **literal: bool) -> _Query:
@@ -112,7 +111,7 @@ def _known(rows: int, *columns: str, **literal: bool) -> _Query:
     def make(account_id: int, mailbox_id: int, *values: Any) -> QuerySet[Message, Any]:
         wanted = dict(zip(columns, values, strict=True))
         query = Message.objects.filter(
-            _DECIDED, account_id=account_id, mailbox_orig_id=mailbox_id, expunged=False, **wanted, **literal
+            JUDGED, account_id=account_id, mailbox_orig_id=mailbox_id, expunged=False, **wanted, **literal
         )
         # The index has only rows with something in its column, and the database must be told that none else is meant.
         query = query.exclude(**{columns[0]: _EMPTY})

@@ -25,7 +25,7 @@ from accounts.models import JunkFilterConfig
 from server import db
 from store import content
 from store.errors import ContentError
-from store.models import TRAINING_DUE, Message
+from store.models import JUDGED, TRAINING_DUE, Message
 
 from . import counts
 from .content import words_of
@@ -213,7 +213,7 @@ def _anew(lease: Lease, progress: Callable[[int], None] | None) -> Trained:
     delete_words(account_id, Q(generation__gte=new))  # of an earlier try that was interrupted
     states: dict[int, bool] = {}
     last = 0
-    flagged = Message.objects.filter(_JUNK | _HAM, account_id=account_id, expunged=False)
+    flagged = Message.objects.filter(JUDGED, account_id=account_id, expunged=False)
     while rows := list(flagged.filter(pk__gt=last).order_by("pk").values_list(*_COLUMNS)[:BATCH_MESSAGES]):
         read = _read(rows, grams)
         last = read[-1].pk

@@ -155,9 +155,14 @@ def _text(length: int = INDEXED_TEXT_MAX) -> models.CharField[str, str]:
     return models.CharField(max_length=length, blank=True, default="")
 
 
+# Only $Junk or only $NotJunk: its user, or the mailbox that it was put into, has said what it is.
+JUDGED: Final = Q(junk=True, notjunk=False) | Q(junk=False, notjunk=True)
+
+
 def _reputation(column: str, name: str, *more: str) -> models.Index:
-    """An index of what is known; much mail is appended and imported, of which nothing is. Queries say ``!= ""`` too."""
-    return models.Index(fields=["account", column, *more, "received"], condition=~Q(**{column: ""}), name=name)
+    """An index of messages that were judged and have something in this column. Queries say both in the same words."""
+    condition = JUDGED & ~Q(**{column: ""})
+    return models.Index(fields=["account", column, *more, "received"], condition=condition, name=name)
 
 
 def _validation() -> models.PositiveSmallIntegerField[int, int]:
@@ -270,6 +275,9 @@ class Message(models.Model):
                 name="message_by_subject",
             ),
             models.Index(fields=["account", "thread_id"], name="message_by_thread"),
+            models.Index(
+                fields=["account", "remote_ip_masked3", "received"], condition=~Q(remote_ip=""), name="message_rates"
+            ),
             _reputation("remote_ip_masked1", "message_rep_ip1"),
             _reputation("remote_ip_masked2", "message_rep_ip2"),
             _reputation("remote_ip_masked3", "message_rep_ip3"),

@@ -210,62 +210,6 @@ class Migration(migrations.Migration):
                 ('sent', models.DateTimeField()),
             ],
         ),
-        migrations.RemoveIndex(
-            model_name='message',
-            name='message_rep_ip1',
-        ),
-        migrations.RemoveIndex(
-            model_name='message',
-            name='message_rep_ip2',
-        ),
-        migrations.RemoveIndex(
-            model_name='message',
-            name='message_rep_ip3',
-        ),
-        migrations.RemoveIndex(
-            model_name='message',
-            name='message_rep_ehlo',
-        ),
-        migrations.RemoveIndex(
-            model_name='message',
-            name='message_rep_mailfrom',
-        ),
-        migrations.RemoveIndex(
-            model_name='message',
-            name='message_rep_msgfrom',
-        ),
-        migrations.RemoveIndex(
-            model_name='message',
-            name='message_rep_orgdomain',
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('remote_ip_masked1', ''), _negated=True), fields=['account', 'remote_ip_masked1', 'received'], name='message_rep_ip1'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('remote_ip_masked2', ''), _negated=True), fields=['account', 'remote_ip_masked2', 'received'], name='message_rep_ip2'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('remote_ip_masked3', ''), _negated=True), fields=['account', 'remote_ip_masked3', 'received'], name='message_rep_ip3'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('ehlo_domain', ''), _negated=True), fields=['account', 'ehlo_domain', 'received'], name='message_rep_ehlo'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('mail_from_domain', ''), _negated=True), fields=['account', 'mail_from_domain', 'received'], name='message_rep_mailfrom'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('msg_from_domain', ''), _negated=True), fields=['account', 'msg_from_domain', 'received'], name='message_rep_msgfrom'),
-        ),
-        migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('msg_from_org_domain', ''), _negated=True), fields=['account', 'msg_from_org_domain', 'received'], name='message_rep_orgdomain'),
-        ),
         migrations.AddField(
             model_name='importitem',
             name='blob',

@@ -242,6 +242,7 @@ def test_everything_is_found_by_an_index(account: Account) -> None:
         "message_rep_ip1",
         "message_rep_ip2",
         "message_rep_ip3",
+        "message_rates",
         "dkim_domain_reputation",
     }
     assert "message_all_mail" not in used
@@ -251,6 +252,7 @@ def test_a_network_that_sends_too_much_is_told_to_wait(account: Account, monkeyp
     monkeypatch.setattr(rates, "MESSAGES", {rates.MINUTE: (2, 9, 9), rates.DAY: (9, 9, 9)})
     networks = ("198.51.100.77", "198.51.100.64", "198.51.96.0")
     columns: dict[str, Any] = {f"remote_ip_masked{number + 1}": network for number, network in enumerate(networks)}
+    columns["remote_ip"] = "198.51.100.77"
     had(account, junk=False, ago=timedelta(seconds=61), times=2, **columns)
     assert rates.exceeded(account.pk, networks, 100, NOW) is None
     had(account, junk=False, ago=timedelta(seconds=59), times=2, **columns)
