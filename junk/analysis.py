@@ -190,10 +190,11 @@ class _Case:
 
     def _apply_ruleset(self) -> None:
         incoming = self._incoming
-        if incoming.address_id is None:
-            return
+        candidates = rulesets.of_address(incoming.address_id) if incoming.address_id is not None else ()
+        if not candidates:
+            return  # most addresses have none, and all that they could look at need not be decoded
         facts = self._facts()
-        ruleset = rulesets.first_match(incoming.address_id, facts)
+        ruleset = rulesets.first_match(candidates, facts)
         if ruleset is None:
             return
         self._found.append(f"ruleset {ruleset.position + 1} of {incoming.canonical} matches")

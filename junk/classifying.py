@@ -13,7 +13,7 @@ from server.statements import Statement
 
 from . import counts
 from .content import words_of
-from .scoring import Parameters, Score, classify
+from .scoring import Counts, Parameters, Score, classify
 from .words import Grams
 
 
@@ -74,6 +74,8 @@ def settings_of(account_id: int) -> AccountSettings:
 
 def score(account_id: int, learnt: Filter, source: Source, structure: Mapping[str, Any], mail_from: str) -> Score:
     """The score of content for an account. ``mail_from``: its envelope's sender, "" for none."""
-    words = words_of(source, structure, learnt.grams, mail_from)
-    known = counts.counts(account_id, learnt.generation, words)
+    known: dict[str, Counts] = {}
+    if learnt.hams or learnt.spams:  # else no word is known
+        words = words_of(source, structure, learnt.grams, mail_from)
+        known = counts.counts(account_id, learnt.generation, words)
     return classify(known, hams=learnt.hams, spams=learnt.spams, parameters=learnt.parameters)

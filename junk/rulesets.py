@@ -1,6 +1,6 @@
 """Rulesets: the first one of an address that matches a message chooses its mailbox (junk.md section 6).
 
-ruleset = first_match(address_id, Facts(mail_from="a@list.example", ...))
+ruleset = first_match(of_address(address_id), Facts(mail_from="a@list.example", ...))
 """
 
 from __future__ import annotations
@@ -33,16 +33,18 @@ class Facts:
     fields: Sequence[tuple[str, str]] = field(default=())
 
 
-_rulesets: Final = ModelStatement(
+_of_address: Final = ModelStatement(
     Ruleset, lambda address_id: Ruleset.objects.filter(address_id=address_id).order_by("position", "pk")
 )
 
 
-def first_match(address_id: int, facts: Facts) -> Ruleset | None:
-    """The ruleset of an address that decides about a message."""
-    rulesets = _rulesets.rows(address_id)
-    if not rulesets:
-        return None
+def of_address(address_id: int) -> Sequence[Ruleset]:
+    """The rulesets of an address, in their order."""
+    return _of_address.rows(address_id)
+
+
+def first_match(rulesets: Sequence[Ruleset], facts: Facts) -> Ruleset | None:
+    """The ruleset, of those of an address in their order, that decides about a message."""
     headers: dict[int, list[RulesetHeader]] = {}
     for header in RulesetHeader.objects.filter(ruleset__in=[ruleset.pk for ruleset in rulesets]).order_by(
         "position", "pk"

@@ -43,6 +43,7 @@ _account: Final = ModelStatement(Account, lambda pk: Account.objects.filter(pk=p
 _settings: Final = Statement(
     lambda account_id: Account.objects.filter(pk=account_id).values_list(
         "quota_message_size",
+        "rejects_mailbox",
         "automatic_junk_flags",
         "junk_mailbox_regexp",
         "neutral_mailbox_regexp",
@@ -92,7 +93,7 @@ class AccountTx:
         self._seq = 0
         self._state_dirty = False
         self._account: Account | None = None
-        self._settings: tuple[int, JunkSettings] | None = None
+        self._settings: tuple[int, str, JunkSettings] | None = None
         self._mailboxes: dict[int, Mailbox] = {}
         self._dirty: set[int] = set()
 
@@ -113,13 +114,21 @@ class AccountTx:
     @property
     def junk_settings(self) -> JunkSettings:
         """The account's settings for automatic flags."""
+        return self._narrow_settings()[2]
+
+    @property
+    def rejects_mailbox(self) -> str:
+        """The account's setting of that name."""
         return self._narrow_settings()[1]
 
-    def _narrow_settings(self) -> tuple[int, JunkSettings]:
+    def _narrow_settings(self) -> tuple[int, str, JunkSettings]:
         # What each message needs, for which the other 30 columns of the account need not be read.
         if self._settings is None:
             row = _settings.row(self.account_id)
-            self._settings = (0, JunkSettings(False, "", "", "")) if row is None else (row[0], JunkSettings(*row[1:]))
+            if row is None:
+                self._settings = 0, "", JunkSettings(False, "", "", "")
+            else:
+                self._settings = row[0], row[1], JunkSettings(*row[2:])
         return self._settings
 
     def modseq(self) -> int:

@@ -31,10 +31,10 @@ def add_reject(
     It is not where the account keeps none, where it has it already (senders try again), where there are 1000, and where
     the quota is used up. Old ones are removed first. ``blob_id`` stores the content, or knows that it is stored.
     """
-    name = tx.account.rejects_mailbox
+    name = tx.rejects_mailbox
     if not name:
         return None
-    mailbox = tx.mailbox_by_name(mailboxes.canonical_name(name))
+    mailbox = _mailbox(tx)
     if mailbox is not None:
         if not tx.account.keep_rejects:
             tidy_rejects(tx, mailbox)
@@ -97,7 +97,7 @@ def remove_reject(tx: AccountTx, message_id: str, sha256: bytes = b"") -> int:
 
 
 def _mailbox(tx: AccountTx) -> Mailbox | None:
-    name = tx.account.rejects_mailbox
+    name = tx.rejects_mailbox
     return tx.mailbox_by_name(mailboxes.canonical_name(name)) if name else None
 
 
