@@ -11,6 +11,7 @@ counts anew; both change in one transaction, so counts always equal what the tra
 from __future__ import annotations
 
 import contextlib
+import functools
 import logging
 import time
 import uuid
@@ -124,7 +125,7 @@ def train_account(lease: Lease, limit: int) -> int:
             break
         read = _read(rows, grams)
         last = read[-1].pk
-        done += db.retrying(lambda read=read: _apply(lease, found.generation, read))  # type: ignore[misc] # mypy: default
+        done += db.retrying(functools.partial(_apply, lease, found.generation, read))
     return done
 
 
@@ -217,7 +218,7 @@ def _anew(lease: Lease, progress: Callable[[int], None] | None) -> Trained:
     while rows := list(flagged.filter(pk__gt=last).order_by("pk").values_list(*_COLUMNS)[:BATCH_MESSAGES]):
         read = _read(rows, grams)
         last = read[-1].pk
-        db.retrying(lambda read=read: _add_anew(lease, new, read))  # type: ignore[misc] # mypy: default of a lambda
+        db.retrying(functools.partial(_add_anew, lease, new, read))
         states.update((row.pk, bool(row.wanted)) for row in read)
         if progress is not None:
             progress(len(states))

@@ -97,11 +97,9 @@ def _short_enough(words: Iterable[str]) -> Iterator[str]:
 
 def is_kept(word: str) -> bool:
     """Whether a word (lower case) says anything: it is neither very short, nor a number, nor random."""
-    if not word.isascii():
-        return len(word.encode()) >= WORD_BYTES_MIN and not _looks_numeric(word)
-    return (
-        len(word) >= WORD_BYTES_MIN and not word.isdigit() and not _looks_numeric(word) and _RANDOM.search(word) is None
-    )
+    if len(word.encode()) < WORD_BYTES_MIN or _looks_numeric(word):
+        return False
+    return not word.isascii() or _RANDOM.search(word) is None
 
 
 def _looks_numeric(word: str) -> bool:

@@ -8,6 +8,7 @@ They mend what `checks` finds after a database was restored, changed by hand, or
 
 from __future__ import annotations
 
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator
@@ -242,7 +243,7 @@ def _reparse(blobs: QuerySet[Blob], progress: Progress | None = None) -> int:
                 log.error("content cannot be parsed", extra={"blob": pk, "err": str(exc)})
             if time.monotonic() > deadline:
                 break
-        db.retrying(lambda parsed=parsed: _store_parsed(parsed))  # type: ignore[misc] # mypy: default
+        db.retrying(functools.partial(_store_parsed, parsed))
         done += len(parsed)
         if progress is not None:
             progress(done)

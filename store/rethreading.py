@@ -6,6 +6,7 @@ rows that differ are written in batches, and what came meanwhile is done in the 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final
 
@@ -53,7 +54,7 @@ class _Threads:
             for pk in new:
                 self._settle(pk)
             for start in range(0, len(new), BATCH):
-                changed += db.retrying(lambda ids=new[start : start + BATCH]: self._write(ids))  # type: ignore[misc] # mypy: default
+                changed += db.retrying(functools.partial(self._write, new[start : start + BATCH]))
                 if progress is not None:
                     progress(start + len(new[start : start + BATCH]))
             last = new[-1]

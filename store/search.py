@@ -728,8 +728,3 @@ def _sent(parsed: str | None, prefix: bytes, relation: Relation, day: date) -> b
     if moment is not None:
         return _compare(moment.date(), relation, day)
     return _compare(date.fromisoformat(parsed[:10]) if parsed else None, relation, day)
-
-
-def _prefix_text(prefix: bytes) -> str:
-    prefix = bytes(prefix)
-    return text.header_text(prefix) if prefix else ""

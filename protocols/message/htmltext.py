@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import html
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Final
 
@@ -24,7 +25,7 @@ _VALUE: Final = re.compile(r"""=\s?("[^"]*"|'[^']*'|[^\s"'>=]+)""")
 _NAME_MAX: Final = 64  # characters before a "=" in which the attribute's name is looked for
 
 
-class HTMLText:
+class HTMLText(ABC):
     """One page. ``skipped``: elements whose content is no text."""
 
     def __init__(self, skipped: frozenset[str]) -> None:
@@ -32,9 +33,9 @@ class HTMLText:
         self._rest = ""
         self._until = ""  # the end tag of a skipped element that has begun
 
+    @abstractmethod
     def tag(self, name: str, tag: str, words: list[str]) -> None:
         """A tag with this name (lower case, also of an end tag) is met; what stands for it in the text is appended."""
-        raise NotImplementedError
 
     def feed(self, text: str, *, last: bool = False) -> str:
         """The text that is sure after this piece of the page; with ``last`` all that is left of it."""
