@@ -29,6 +29,19 @@ def resolver(dns_servers: NameServers) -> StubResolver:
     return StubResolver([dns_servers.resolver])
 
 
+needs_dig = pytest.mark.skipif(shutil.which("dig") is None, reason="dig is missing (Debian package bind9-dnsutils)")
+
+
+def dig(servers: NameServers, name: str) -> tuple[list[str], str]:
+    """The flags of the answer of the resolver for addresses of this name, and all that dig shows of it."""
+    ip, port = str(servers.resolver.ip), str(servers.resolver.port)
+    command = ["dig", "+adflag", f"@{ip}", "-p", port, name, "A"]
+    shown = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    flags = shown.partition(";; flags: ")[2].partition(";")[0].split()
+    assert "qr" in flags
+    return flags, shown
+
+
 def failure(lookup: Callable[[], Awaitable[object]]) -> DNSError:
     async def fail() -> DNSError:
         with pytest.raises(DNSError) as caught:
@@ -104,6 +117,18 @@ def test_a_broken_zone_gives_nothing_but_the_reason(
     assert failure(lambda: resolver.ip(f"mail.{zone}")).kind is ErrorKind.BOGUS
 
 
+@needs_dig
+def test_it_is_told_of_a_broken_zone_what_dig_is_told(resolver: StubResolver, dns_servers: NameServers) -> None:
+    # This zone alone: of others unbound tells a precise reason once, then remembers no more than that they are bogus.
+    name = "mail.tampered.test."
+    flags, shown = dig(dns_servers, name)
+    (ede,) = failure(lambda: resolver.a(name)).ede
+    assert "status: SERVFAIL," in shown
+    assert "ad" not in flags
+    assert shown.count("EDE: ") == 1
+    assert f"EDE: {ede.code} ({ede.name})" in shown
+
+
 def test_all_ways_to_break_a_zone_are_tested() -> None:
     assert len(BROKEN) == 5
 
@@ -155,27 +180,21 @@ def test_an_authoritative_server_verifies_nothing(dns_servers: NameServers) -> N
     assert asyncio.run(authoritative.a("tampered.test.")).authentic is False
 
 
-@pytest.mark.skipif(shutil.which("dig") is None, reason="dig is missing (Debian package bind9-dnsutils)")
+@needs_dig
 @pytest.mark.parametrize(
     "name",
-    ["mail.signed.test.", "no.signed.test.", "host.unsigned.test.", "to-unsigned.signed.test.", "mail.nsec3.test."]
-    + [f"mail.{zone.name}" for zone in BROKEN],
+    ["mail.signed.test.", "no.signed.test.", "host.unsigned.test.", "to-unsigned.signed.test.", "mail.nsec3.test."],
 )
 def test_it_sees_what_dig_sees(resolver: StubResolver, dns_servers: NameServers, name: str) -> None:
-    ip, port = str(dns_servers.resolver.ip), str(dns_servers.resolver.port)
-    shown = subprocess.run(["dig", "+adflag", f"@{ip}", "-p", port, name, "A"], capture_output=True, text=True).stdout
-    flags = shown.partition(";; flags: ")[2].partition(";")[0].split()
-    assert "qr" in flags
+    flags, shown = dig(dns_servers, name)
     try:
         seen = asyncio.run(resolver.a(name))
-        status, authentic, ede = "NOERROR", seen.authentic, []
+        status, authentic = "NOERROR", seen.authentic
     except DNSError as error:
-        status = "NXDOMAIN" if error.kind is ErrorKind.NXDOMAIN else "SERVFAIL"
-        authentic, ede = error.authentic, [f"EDE: {e.code} ({e.name})" for e in error.ede]
+        status, authentic = error.kind.name, error.authentic
     assert f"status: {status}," in shown
     assert ("ad" in flags) is authentic
-    assert all(text in shown for text in ede)
-    assert shown.count("EDE: ") == len(ede)
+    assert "EDE: " not in shown
 
 
 # What rests on it
