@@ -235,3 +235,84 @@ class FromID(models.Model):
 
     def __str__(self) -> str:
         return self.from_id
+
+
+class MTASTSPolicy(models.Model):
+    """The MTA-STS policy of a recipient domain (RFC 8461), or that none could be had; `mtastscache` keeps the rows."""
+
+    class Mode(models.TextChoices):
+        ENFORCE = "enforce"
+        TESTING = "testing"
+        NONE = "none"
+
+    domain = models.CharField(max_length=255, unique=True, help_text="In Unicode.")
+    inserted = models.DateTimeField()
+    valid_end = models.DateTimeField(help_text="Until when it counts.")
+    last_update = models.DateTimeField(help_text="When the domain was last asked, and answered.")
+    last_use = models.DateTimeField()
+    backoff = models.BooleanField(default=False, help_text="The domain has a record, but no policy could be fetched.")
+    record_id = models.CharField(max_length=32, blank=True, default="")
+    mode = models.CharField(max_length=8, choices=Mode.choices, default=Mode.NONE)
+    mx = models.JSONField(default=list)
+    max_age = models.PositiveIntegerField(default=0, help_text="Seconds.")
+    extensions = models.JSONField(default=list, help_text="Names and values that this version does not know.")
+    policy_text = models.TextField(blank=True, default="", help_text="As it was fetched.")
+    fetching_until = models.DateTimeField(null=True, help_text="While somebody fetches the policy: nobody else does.")
+    retry_after = models.DateTimeField(null=True, help_text="After a failed fetch of a newer policy.")
+    refresh_at = models.DateTimeField(null=True, help_text="When to look for a newer policy without need.")
+
+    class Meta:
+        verbose_name = "MTA-STS policy"
+        verbose_name_plural = "MTA-STS policies"
+        indexes = [
+            models.Index(fields=["refresh_at"], condition=Q(refresh_at__isnull=False), name="mtasts_to_refresh"),
+            models.Index(fields=["last_use"], name="mtasts_by_use"),
+            models.Index(fields=["last_update"], name="mtasts_by_update"),
+        ]
+
+    def __str__(self) -> str:
+        return f"MTA-STS policy of {self.domain}"
+
+
+class TLSResult(models.Model):
+    """How connections of a day to a recipient domain, or one of its hosts, went, for TLS reports (RFC 8460)."""
+
+    policy_domain = models.CharField(max_length=255, help_text="Recipient domain, or host; A-labels.")
+    day_utc = models.CharField(max_length=8, help_text="yyyymmdd")
+    recipient_domain = models.CharField(max_length=255, help_text="A-labels.")
+    is_host = models.BooleanField(default=False, help_text="Whether the policy domain is a host.")
+    send_report = models.BooleanField(
+        default=False, help_text="Some of this is of other mail than reports: those alone are no reason for a report."
+    )
+    results = models.JSONField(default=list, help_text="As in the policies of a report.")
+    created = models.DateTimeField()
+    updated = models.DateTimeField()
+    sent_to_recipient_domain = models.BooleanField(default=False)
+    sent_to_policy_domain = models.BooleanField(default=False)
+    recipient_domain_reporting_addresses = models.JSONField(default=list)
+
+    class Meta:
+        verbose_name = "TLS result"
+        constraints = [
+            models.UniqueConstraint(fields=["policy_domain", "day_utc", "recipient_domain"], name="tls_result_of_day")
+        ]
+        indexes = [models.Index(fields=["day_utc", "recipient_domain"], name="tls_result_by_day")]
+
+    def __str__(self) -> str:
+        return f"TLS results of {self.policy_domain} on {self.day_utc}, mail to {self.recipient_domain}"
+
+
+class RecipientDomainTLS(models.Model):
+    """What a domain's server offered at the last connection, as a hint to whoever writes a message."""
+
+    domain = models.CharField(max_length=255, unique=True, help_text="In Unicode.")
+    updated = models.DateTimeField()
+    starttls = models.BooleanField()
+    requiretls = models.BooleanField()
+
+    class Meta:
+        verbose_name = "TLS of a recipient domain"
+        verbose_name_plural = "TLS of recipient domains"
+
+    def __str__(self) -> str:
+        return f"TLS of {self.domain}"
