@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from .authentication import DEFAULT_MECHANISMS, Credentials
 from .channel import Observer, Timeouts
-from .dial import dial
+from .dial import Dialer, dial
 from .errors import ConnectFailed, ExtensionMissing, SMTPError, TLSFailure
 from .extensions import Extensions, Limits
 from .replies import Reply
@@ -25,6 +25,7 @@ __all__ = [
     "ConnectFailed",
     "Credentials",
     "Delivery",
+    "Dialer",
     "ExtensionMissing",
     "Extensions",
     "Hooks",

@@ -6,10 +6,27 @@ import asyncio
 import os
 from collections.abc import Sequence
 from ipaddress import IPv4Address, IPv6Address
+from typing import Protocol
 
 from protocols.stream import Stream
 
 from .errors import ConnectFailed
+
+
+class Dialer(Protocol):
+    """What opens connections as `dial` does, perhaps through a proxy: by keyword, with the same errors.
+
+    The ``remote_ip`` of the stream is the server's, not that of the proxy.
+    """
+
+    async def __call__(
+        self,
+        addresses: Sequence[IPv4Address | IPv6Address],
+        port: int,
+        *,
+        timeout: float,  # noqa: ASYNC109 # shared out among the addresses
+        local_addresses: Sequence[IPv4Address | IPv6Address] = (),
+    ) -> Stream: ...
 
 
 async def dial(

@@ -18,7 +18,7 @@ from protocols.stream import Stream, TLSFailed, TLSState
 
 from .authentication import Credentials, authenticate
 from .channel import Channel, Log, Observer, Timeouts
-from .dial import dial
+from .dial import Dialer, dial
 from .errors import SMTPError, TLSFailure
 from .extensions import Extensions, parse_extensions
 from .replies import Reply
@@ -43,14 +43,15 @@ async def connect(
     pedantic: bool = False,
     log: Log = _log,
     observe: Observer | None = None,
+    dialer: Dialer = dial,
 ) -> Session:
     """A session ready for deliveries, with the first address that can be reached. Raises SMTPError; see `dial`.
 
     ``hello``: the name or address that this side calls itself. ``pedantic``: what a server does not announce is not
-    sent to it. ``observe`` is called for each reply.
+    sent to it. ``observe`` is called for each reply. ``dialer``: what opens the connection, if not `dial`.
     """
     timeouts = timeouts or Timeouts()
-    stream = await dial(addresses, port, timeout=timeouts.connect, local_addresses=local_addresses)
+    stream = await dialer(addresses, port, timeout=timeouts.connect, local_addresses=local_addresses)
     session = Session(stream, hello=hello, tls=tls, timeouts=timeouts, pedantic=pedantic, log=log, observe=observe)
     await session.start(credentials)
     return session
