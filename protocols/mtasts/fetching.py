@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import ssl
+from collections.abc import Sequence
 from typing import Final
 
 import h11
@@ -13,6 +14,7 @@ from protocols import metrics
 from protocols.dns import DNSError, IPAddress, Resolver, absolute
 from protocols.names import BadDomain, Domain, parse_domain_lax
 from protocols.pkix import Roots, TLSProblem, peer_chain, verify_chain
+from protocols.publicaddress import is_public
 
 from .errors import ErrorKind, StsError
 from .policy import MAX_POLICY, Policy, parse_policy
@@ -33,16 +35,18 @@ async def fetch_policy(
     *,
     timeout: float = TIMEOUT,  # noqa: ASYNC109 # it ends in an error of its own
     port: int = PORT,
+    private: bool = False,
 ) -> tuple[Policy, str]:
     """The policy that a domain serves, and its text. Raises StsError: no-policy, policy-fetch, policy-syntax.
 
-    The certificate is checked before the request is sent; proxies and redirects are not followed.
+    The certificate is checked before the request is sent; proxies and redirects are not followed. Whoever gets mail
+    chooses the host: without ``private``, one that is not in the public network is not connected to.
     """
     start = asyncio.get_running_loop().time()
     result = "fetcherror"
     try:
         async with asyncio.timeout(timeout):
-            text = await _fetch(resolver, domain, roots, port)
+            text = await _fetch(resolver, domain, roots, port, private)
         policy = parse_policy(text)
         result = "ok"
         return policy, text
@@ -54,13 +58,16 @@ async def fetch_policy(
         )
 
 
-async def _fetch(resolver: Resolver, domain: Domain, roots: Roots, port: int) -> str:
+async def _fetch(resolver: Resolver, domain: Domain, roots: Roots, port: int, private: bool) -> str:
     try:
         host = parse_domain_lax(f"mta-sts.{domain.ascii}")
         addresses = (await resolver.ip(absolute(host))).records
     except (BadDomain, DNSError) as exc:
         raise StsError(ErrorKind.POLICY_FETCH, str(exc)) from exc
-    reader, writer = await _connect(host, addresses[:MAX_ADDRESSES], port)
+    allowed = [address for address in addresses if private or is_public(address)]
+    if not allowed:
+        raise StsError(ErrorKind.POLICY_FETCH, f"{host.ascii}: {addresses[0]} is not an address of the public network")
+    reader, writer = await _connect(host, allowed[:MAX_ADDRESSES], port)
     try:
         problem = verify_chain(peer_chain(writer.get_extra_info("ssl_object")), host, roots)
         if problem is not None:
@@ -77,7 +84,7 @@ async def _fetch(resolver: Resolver, domain: Domain, roots: Roots, port: int) ->
 
 
 async def _connect(
-    host: Domain, addresses: tuple[IPAddress, ...], port: int
+    host: Domain, addresses: Sequence[IPAddress], port: int
 ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
     """A connection to the first address that gives one. Its certificate is not verified yet."""
     error = "no address"

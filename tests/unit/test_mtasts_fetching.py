@@ -67,11 +67,13 @@ def fetch(
     host: Host | None = None,
     addresses: tuple[str, ...] = ("127.0.0.1",),
     timeout: float = 10,
+    private: bool = True,
 ) -> tuple[Policy, str]:
     async def run() -> tuple[Policy, str]:
         async with (host or Host()).serving(answer, certified or certify(HOST, issuer=root())) as port:
             resolver = MockResolver({f"a {HOST}.": addresses})
-            return await fetch_policy(resolver, DOMAIN, Roots(root().pem, system=False), timeout=timeout, port=port)
+            roots = Roots(root().pem, system=False)
+            return await fetch_policy(resolver, DOMAIN, roots, timeout=timeout, port=port, private=private)
 
     return asyncio.run(run())
 
@@ -177,6 +179,15 @@ def test_it_goes_on_to_the_next_address() -> None:
     with pytest.raises(StsError, match=r"127.0.0.9 port \d+: ") as caught:
         fetch(addresses=("127.0.0.9",))
     assert caught.value.failure == ("sts-policy-fetch-error", "cannot-fetch-policy")
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "10.0.0.1", "169.254.1.1", "100.64.0.1", "0.0.0.0", "224.0.0.1"])
+def test_it_does_not_connect_to_where_strangers_have_no_business(address: str) -> None:
+    host = Host()
+    with pytest.raises(StsError, match="not an address of the public network") as caught:
+        fetch(host=host, addresses=(address,), private=False)
+    assert caught.value.failure == ("sts-policy-fetch-error", "cannot-fetch-policy")
+    assert not host.connections
 
 
 def test_a_host_that_says_nothing_ends_in_time() -> None:
