@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
@@ -10,11 +9,12 @@ from typing import Final
 from accounts.models import Transport
 from protocols.names import Domain as DomainName
 from protocols.names import IPDomain, own_hostname, parse_domain
-from protocols.pkix import Roots, ServerName
+from protocols.pkix import ServerName
 from protocols.smtpclient import PKIX, Credentials, Timeouts, TLSMode, TLSPolicy
 from protocols.smtpclient.authentication import DEFAULT_MECHANISMS
 from server.models import Listener, ServerSettings
 
+from . import network
 from .leases import Group
 from .outcomes import Outcome, Status
 from .routing import UnknownTransport
@@ -119,7 +119,7 @@ def _to_relay(transport: Transport, settings: ServerSettings) -> Plan:
         sni, server_name = transport.host, parse_domain(transport.host)
     checks: tuple[PKIX, ...] = ()
     if mode is not TLSMode.SKIP and not transport.starttls_insecure_skip_verify:
-        checks = (PKIX(server_name, _roots(settings.extra_ca_pem, not settings.extra_ca_only)),)
+        checks = (PKIX(server_name, network.roots(settings)),)
     credentials = None
     if transport.username:
         credentials = Credentials(
@@ -137,9 +137,3 @@ def _to_relay(transport: Transport, settings: ServerSettings) -> Plan:
         addresses=addresses,
         credentials=credentials,
     )
-
-
-@functools.lru_cache(maxsize=4)
-def _roots(extra_pem: str, system: bool) -> Roots:
-    """The same object for the same trust: plans that use it are equal."""
-    return Roots(extra_pem, system=system)

@@ -8,7 +8,7 @@ from typing import Any, Final
 from celery import shared_task
 from celery.signals import worker_ready, worker_shutting_down
 
-from . import cleanup, leases, recovery
+from . import cleanup, leases, mtastsrefresh, recovery
 from .leases import Lease
 from .worker import Worker
 
@@ -39,6 +39,18 @@ def clean_up() -> None:
 def measure() -> None:
     """Set the gauges that tell how much waits."""
     cleanup.measure()
+
+
+@shared_task(name="queue.mtasts_refresh")
+def plan_mtasts_refresh() -> None:
+    """Each day: drop MTA-STS policies that nobody needs, and plan when to ask for newer ones."""
+    mtastsrefresh.plan()
+
+
+@shared_task(name="queue.mtasts_refresh_due")
+def refresh_mtasts() -> None:
+    """Ask for the policies whose moment has come."""
+    mtastsrefresh.refresh_due()
 
 
 @worker_ready.connect

@@ -79,6 +79,8 @@ class Environment:
     queue_unknown_outcome: str
     webhook_concurrency: int
     smtp_client_port: int
+    mtasts_port: int
+    mtasts_private: bool
     dns_resolvers: tuple[NameServer, ...]  # none: those of resolv.conf
     dns_trust_ad: bool | None
     pedantic: bool | None
@@ -226,6 +228,8 @@ class _Reader:
             queue_unknown_outcome=self.choice("MOX_QUEUE_UNKNOWN_OUTCOME", "retry", ("retry", "hold")),
             webhook_concurrency=self.number("MOX_WEBHOOK_CONCURRENCY", 10, minimum=1),
             smtp_client_port=self.number("MOX_SMTP_CLIENT_PORT", 25, minimum=1, maximum=65535),
+            mtasts_port=self.number("MOX_MTASTS_PORT", 443, minimum=1, maximum=65535),
+            mtasts_private=self.flag("MOX_MTASTS_PRIVATE", default=False),
             dns_resolvers=self._parsed("MOX_DNS_RESOLVERS", "", parse_servers),
             dns_trust_ad=self.optional_flag("MOX_DNS_TRUST_AD"),
             pedantic=self.optional_flag("MOX_PEDANTIC"),

@@ -161,6 +161,8 @@ CELERY_BEAT_SCHEDULE = {
     "queue-dispatch": {"task": "queue.dispatch", "schedule": 15.0, "options": {"expires": 15}},
     "queue-measure": {"task": "queue.measure", "schedule": 15.0, "options": {"expires": 15}},
     "queue-cleanup": {"task": "queue.cleanup", "schedule": 3600.0, "options": {"expires": 3600}},
+    "queue-mtasts-refresh": {"task": "queue.mtasts_refresh", "schedule": 86400.0, "options": {"expires": 3600}},
+    "queue-mtasts-refresh-due": {"task": "queue.mtasts_refresh_due", "schedule": 60.0, "options": {"expires": 60}},
     "accounts-remove": {"task": "accounts.remove", "schedule": 10.0, "options": {"expires": 10}},
     "accounts-tidy": {"task": "accounts.tidy", "schedule": 86400.0, "options": {"expires": 3600}},
     "server-tidy": {"task": "server.tidy", "schedule": 86400.0, "options": {"expires": 3600}},
