@@ -1,7 +1,7 @@
 """Delivering what is due for one destination: group after group over one connection, until none is left.
 
-The network runs on an event loop of this task's own; the database is used from a thread beside it, and never while a
-connection waits for anything but the answer to it.
+The network runs on an event loop of this task's own; the database is used from threads beside it. A message costs one
+commit: what is to be stored of the last one goes in with the ``dot`` of this one and the claim of the next.
 """
 
 from __future__ import annotations
@@ -15,14 +15,17 @@ from ipaddress import ip_address
 from typing import Final, ParamSpec, TypeVar
 
 import uvloop
+from django.db import InterfaceError, OperationalError
 from prometheus_client import Counter, Histogram
 
 from protocols.smtpclient import Delivery, RecipientResult, Session, SMTPError, connect
 from protocols.smtpsyntax import Path
 from server import faults
 from server.connections import panic_total
+from server.db import DatabaseBusy
 from server.models import ServerSettings
 from store.pool import Threads
+from store.writer import GroupWriter
 
 from . import leases, results
 from .journal import Entry, Journal
@@ -30,19 +33,26 @@ from .leases import Claimed, Group, Lease, LostLease
 from .outcomes import NO_CONNECTION, UNKNOWN_OUTCOME, Connection, Outcome, Status, without_class
 from .paths import path_of
 from .plans import Impossible, IPAddress, Plan, plan
+from .results import Result
 from .schedule import Schedule
+from .steps import Step
 
 log = logging.getLogger(__name__)
 
 MESSAGES_PER_CONNECTION: Final = 100
 DRAIN_SECONDS: Final = 60.0  # then the destination queues up behind the others
 DRAIN_GROUPS: Final = 500
+RESULT_WAIT: Final = 0.05  # seconds that a result waits for the dot of the next message, to be committed with it
+# Seconds between tries to store results: the other server may have the message, so they must not be lost.
+RETRY_DELAYS: Final = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 140)
 
 LABELS_MAX: Final = 300  # combinations that the metric of replies has: codes are what other servers make up
 _seen_labels: set[tuple[str, str, str]] = set()
 
 P = ParamSpec("P")
 T = TypeVar("T")
+
+Settled = tuple[Claimed, Outcome]
 
 connections = Counter("mox_queue_connection", "Connections made for delivery.", ["result"])
 deliveries = Histogram(
@@ -66,15 +76,21 @@ class Interrupted(Exception):
 class Drain:
     """One run of a delivery task. `stop` may be called from any thread."""
 
-    def __init__(self, lease: Lease, journal: Journal, database: Threads) -> None:
+    def __init__(self, lease: Lease, journal: Journal, database: Threads, writer: GroupWriter) -> None:
         self.lease = lease
         self._journal = journal
         self._database = database
+        self._writer = writer
         self._schedule = Schedule.of_server()
+        self._next: Group | None = None  # claimed, for when this one is done
+        self._claiming = True  # another group may be claimed
+        self._unstored: list[Settled] = []
+        self._noting: list[asyncio.Task[None]] = []  # entries on their way into the journal, for what is unstored
+        self._storing: asyncio.Task[Group | None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
         self._session: Session | None = None
         self._plan: Plan | None = None
         self._messages = 0  # over this connection
-        self._noted = 0  # entries in the journal for results that are not stored yet
         self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[None] | None = None
         self._stopping = False
@@ -104,14 +120,13 @@ class Drain:
             while group is not None:
                 faults.point("queue.claimed")
                 groups += 1
-                outcomes = await self._attempt(group)
-                more = not self._stopping and time.monotonic() < ends and groups < DRAIN_GROUPS
-                group = await self.store(outcomes, claim=more)
+                self._claiming = not self._stopping and time.monotonic() < ends and groups < DRAIN_GROUPS
+                await self._attempt(group)
+                group = await self._following()
             await self._disconnect()
         except (Interrupted, asyncio.CancelledError):
             self._abort()
-            if group is not None:
-                await self._call(leases.give_back, self.lease, group)
+            await self._give_back(group)
         except LostLease:
             self._abort()
             return
@@ -119,10 +134,25 @@ class Drain:
             self._abort()
             raise
 
+    async def _following(self) -> Group | None:
+        """The next group, once what came of the last one is stored, or soon will be. Raises LostLease."""
+        following, self._next = self._next, None
+        return following if following is not None else await self._commit(claim=self._claiming)
+
+    async def _give_back(self, group: Group | None) -> None:
+        """The drain was interrupted: what was not sent is no attempt, what was settled is stored."""
+        try:
+            await self._commit()
+        except LostLease:
+            return
+        for given in (group, self._next):
+            if given is not None:
+                await self._call(leases.give_back, self.lease, given)
+
     # One group.
 
-    async def _attempt(self, group: Group) -> list[tuple[Claimed, Outcome]]:
-        """What came of the messages whose result is not stored yet. Raises Interrupted, LostLease, CancelledError."""
+    async def _attempt(self, group: Group) -> None:
+        """Settle all messages of a group. Raises Interrupted, LostLease, CancelledError."""
         began = time.monotonic()
         delivering = _Delivering(self, group)
         try:
@@ -137,7 +167,7 @@ class Drain:
             outcomes = {member.message.pk: failed for member in group.members}
         found = [(member, outcomes[member.message.pk]) for member in group.members]
         self._observe(group, found, time.monotonic() - began)
-        return [(member, outcome) for member, outcome in found if member.message.pk not in delivering.stored]
+        self._store_later([settled for settled in found if settled[0].message.pk not in delivering.settled])
 
     async def _deliver(self, group: Group, delivering: _Delivering) -> dict[int, Outcome]:
         """The outcome for each message, by id."""
@@ -252,25 +282,91 @@ class Drain:
         """Commit that the end of the data goes out next. Raises LostLease, Interrupted."""
         self._interruptible = False
         self._check_stop()
-        await self._call(leases.enter_dot, self.lease, [member.message.pk for member in members])
+        dot = [member.message.pk for member in members]
+        if self._next is None:
+            self._next = await self._commit(dot, claim=self._claiming)
+        else:
+            await self._commit(dot)
         faults.point("queue.before_dot")
 
-    async def note(self, outcomes: Sequence[tuple[Claimed, Outcome]]) -> None:
-        """Have the answer to the end of the data on disk."""
+    def settle(self, answered: list[Settled]) -> None:
+        """The end of the data was answered: that goes into the journal at once, and is stored soon."""
         faults.point("queue.after_dot")
-        entry = Entry(self.lease.token, tuple((member.message.pk, outcome) for member, outcome in outcomes))
-        await self._call(self._journal.append, entry)
-        self._noted += 1
+        entry = Entry(self.lease.token, tuple((member.message.pk, outcome) for member, outcome in answered))
+        self._noting.append(asyncio.create_task(self._call(self._note, entry)))
+        self._store_later(answered)
+
+    def _note(self, entry: Entry) -> None:
+        self._journal.append(entry)
         faults.point("queue.after_journal")
 
-    async def store(self, outcomes: Sequence[tuple[Claimed, Outcome]], *, claim: bool = False) -> Group | None:
-        """Store results, and with ``claim`` claim the next group in the same commit. Raises LostLease."""
+    def _store_later(self, settled: Sequence[Settled]) -> None:
+        """With the next commit; where the next message takes its time, soon."""
+        self._unstored += settled
+        if self._timer is None and self._unstored:
+            self._timer = asyncio.get_running_loop().call_later(RESULT_WAIT, self._store_now)
+
+    def _store_now(self) -> None:
+        self._timer = None
+        self._storing = asyncio.create_task(self._commit_now())
+
+    async def _commit(self, dot: Sequence[int] = (), *, claim: bool = False) -> Group | None:
+        """Store what is unstored, then that these messages' end of data goes out, and claim a group, in one commit.
+
+        Raises LostLease: nothing of it was done.
+        """
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._storing is not None:
+            storing, self._storing = self._storing, None
+            await storing
+        return await self._commit_now(dot, claim=claim)
+
+    async def _commit_now(self, dot: Sequence[int] = (), *, claim: bool = False) -> Group | None:
+        unstored, self._unstored = self._unstored, []
+        noting, self._noting = self._noting, []
+        if not (unstored or dot or claim):
+            return None
+        step = Step(self.lease, self._schedule, await self._decided(unstored), dot, claim)
         try:
-            return await self._call(results.store_and_claim, self.lease, outcomes, self._schedule, claim=claim)
-        finally:
-            for _ in range(self._noted):
-                self._journal.settled()
-            self._noted = 0
+            claimed = await self._write(step)
+        except LostLease:
+            await self._forget_notes(noting)
+            raise
+        except BaseException:
+            self._unstored, self._noting = unstored + self._unstored, noting + self._noting
+            raise
+        await self._forget_notes(noting)
+        return claimed
+
+    async def _write(self, step: Step) -> Group | None:
+        for delay in (*RETRY_DELAYS, None):
+            try:
+                return await self._writer.run(step.accounts, step.write)
+            except (DatabaseBusy, OperationalError, InterfaceError) as exc:
+                if not step.results or delay is None:
+                    raise
+                extra = {"destination": self.lease.destination, "err": str(exc)}
+                log.warning("results cannot be stored yet", extra=extra)
+                await asyncio.sleep(delay)
+        raise AssertionError("the last try returns or raises")
+
+    async def _forget_notes(self, noting: Sequence[asyncio.Task[None]]) -> None:
+        """The journal needs these entries no more."""
+        for note in noting:
+            await note
+            self._journal.settled()
+
+    async def _decided(self, unstored: Sequence[Settled]) -> list[Result]:
+        """What the outcomes mean; in a thread where somebody is to be told of one."""
+
+        def decide() -> list[Result]:
+            return [results.decide(member, outcome, self._schedule) for member, outcome in unstored]
+
+        if all(outcome.status is Status.DELIVERED for _, outcome in unstored):
+            return decide()
+        return await self._call(decide)
 
     async def _call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Run what uses the database in a thread for that; not to be interrupted."""
@@ -307,26 +403,22 @@ class Drain:
 
 
 class _Delivering:
-    """The hooks of one group: what is committed around the end of the data."""
+    """The hooks of one group: what is done around the end of the data."""
 
     def __init__(self, drain: Drain, group: Group) -> None:
         self.connection = NO_CONNECTION
-        self.stored: set[int] = set()
-        """Messages whose result was stored already, before another transaction of the same group."""
+        self.settled: set[int] = set()
+        """Messages whose end of data was answered: the drain knows."""
         self._drain = drain
         self._by_path = {_recipient(member): member for member in group.members}
-        self._left = len(group.members)
 
     async def before_dot(self, recipients: Sequence[Path]) -> None:
         await self._drain.enter_dot([self._by_path[path] for path in recipients])
 
     async def after_reply(self, answered: Sequence[RecipientResult]) -> None:
         outcomes = [(self._by_path[result.recipient], _outcome_of(result, self.connection)) for result in answered]
-        await self._drain.note(outcomes)
-        self._left -= len(answered)
-        if self._left:
-            await self._drain.store(outcomes)
-            self.stored.update(member.message.pk for member, _ in outcomes)
+        self.settled.update(member.message.pk for member, _ in outcomes)
+        self._drain.settle(outcomes)
 
 
 def _recipient(member: Claimed) -> Path:

@@ -176,13 +176,17 @@ def _claim(name: str, slot: int, now: datetime) -> Lease:
 # Holding a lease.
 
 
-def start(lease: Lease, owner: str) -> None:
-    """The task that delivers is here. Raises LostLease for a lease that ended, or a task that is run again."""
+def start(lease: Lease, owner: str, schedule: Schedule) -> Group | None:
+    """The task that delivers is here: its first group, in a transaction.
+
+    Raises LostLease for a lease that ended, or a task that is run again.
+    """
     started = QueueDestination.objects.filter(name=lease.destination, token=lease.token, owner="").update(
         lease_until=db.now() + LEASE, owner=owner
     )
     if not started:
         raise LostLease(f"lease of {lease.destination} ended before its task began")
+    return claim_group(lease, schedule)
 
 
 def renew(tokens: Iterable[uuid.UUID]) -> set[uuid.UUID]:
@@ -231,11 +235,9 @@ def owned_by(owner: str) -> QuerySet[QueueDestination]:
 
 def claim_group(lease: Lease, schedule: Schedule) -> Group | None:
     """The oldest group due for the destination, in a transaction; None when none is, or the lease has ended."""
-    now = db.now()
-    if not store_rows.update_where(
-        QueueDestination, {"lease_until": now + LEASE}, {"name": lease.destination, "token": lease.token}
-    ):
+    if _held.row(lease.destination, _as_stored(lease.token)) is None:
         return None
+    now = db.now()
     while True:
         first = _oldest.row(lease.destination)
         if first is None or first.next_attempt > now:
@@ -259,6 +261,16 @@ def claim_group(lease: Lease, schedule: Schedule) -> Group | None:
             QueueMessage.objects.filter(pk__in=[m.pk for m in messages]).update(destination=way.destination)
             continue
         return Group(tuple(_begin(message, lease, way, schedule, now) for message in messages), way)
+
+
+_held: Final = Statement(
+    lambda name, token: QueueDestination.objects.filter(name=name, token=RawSQL("%s", (token,))).values_list("pk")
+)
+
+
+def _as_stored(token: uuid.UUID) -> Any:
+    """A token as the database has it."""
+    return QueueDestination._meta.get_field("token").get_db_prep_value(token, connection)
 
 
 def _waiting(destination: str) -> QuerySet[QueueMessage]:
@@ -329,9 +341,10 @@ def _begin(
 
 
 def enter_dot(lease: Lease, ids: Sequence[int]) -> None:
-    """The end of the data goes out next: from here the other side may have the message. Raises LostLease."""
+    """The end of the data goes out next, once this is committed: from there the other side may have the message.
+
+    In a transaction. Raises LostLease.
+    """
     held = {"id": list(ids), "lease_token": lease.token, "state": State.DELIVERING}
-    with db.write():
-        entered = store_rows.update_where(QueueMessage, {"phase": Phase.DOT, "lease_until": db.now() + LEASE}, held)
-        if len(entered) != len(ids):
-            raise LostLease(f"messages to {lease.destination} are another worker's")
+    if len(store_rows.update_where(QueueMessage, {"phase": Phase.DOT}, held)) != len(ids):
+        raise LostLease(f"messages to {lease.destination} are another worker's")

@@ -17,7 +17,7 @@ from store.db import write_tx
 
 from . import leases, results, wakeup
 from .journal import Entry, Journal
-from .leases import Lease, LostLease
+from .leases import Claimed, Lease, LostLease
 from .models import DeliveryAttempt, Phase, QueueDestination, QueueMessage, State
 from .outcomes import UNKNOWN_OUTCOME, Outcome, Status
 from .schedule import Schedule
@@ -124,7 +124,7 @@ def _settle(message: QueueMessage, outcome: Outcome, *, expired: bool = False) -
     attempt = _running_attempt(message.pk)
     if attempt is None or message.lease_token is None:
         return False
-    decided = results.decide(message, attempt.pk, attempt.start, outcome, Schedule.of_server())
+    decided = results.decide(Claimed(message, attempt.pk, attempt.start), outcome, Schedule.of_server())
     try:
         with write_tx(*results.accounts_of([decided])) as tx:
             if expired:

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import functools
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any, Final
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import connection
 from django.db.models import Field
 
 from accounts.models import Account
 from server import db
-from server.db import DatabaseBusy
 from server.models import ServerSettings
 from server.statements import Statement, run
 from store import rows as store_rows
-from store.db import Tx, write_tx
+from store.db import Tx
 
 from . import notices, wakeup
-from .leases import WAITING, Claimed, Group, Lease, LostLease, claim_group, lost_leases
+from .leases import WAITING, Claimed, Lease, LostLease, lost_leases
 from .models import DeliveryAttempt, Outgoing, QueueMessage, RetiredMessage, State
 from .notices import Notice
 from .outcomes import Outcome, Status
@@ -30,8 +28,6 @@ from .schedule import Schedule
 
 log = logging.getLogger(__name__)
 
-# Seconds between tries to store a result.
-RETRY_DELAYS: Final = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 140)
 KEEP_WITHOUT_ACCOUNT: Final = timedelta(hours=168)
 KEEP_IN_LOCALSERVE: Final = timedelta(hours=72)
 
@@ -53,30 +49,10 @@ class Result:
     notice: Notice | None
 
 
-def store_and_claim(
-    lease: Lease, outcomes: Sequence[tuple[Claimed, Outcome]], schedule: Schedule, *, claim: bool
-) -> Group | None:
-    """Store outcomes, and with ``claim`` claim the next group in the same commit. Raises LostLease.
-
-    Tried for minutes where the database is busy or away: the other server may have the message.
-    """
-    decided = [decide(member.message, member.attempt_id, member.started, o, schedule) for member, o in outcomes]
-    for delay in (*RETRY_DELAYS, None):
-        try:
-            with write_tx(*accounts_of(decided)) as tx:
-                store(tx, lease, decided)
-                return claim_group(lease, schedule) if claim else None
-        except (DatabaseBusy, OperationalError, InterfaceError) as exc:
-            if delay is None:
-                raise
-            log.warning("result cannot be stored yet", extra={"destination": lease.destination, "err": str(exc)})
-            connection.close_if_unusable_or_obsolete()
-            time.sleep(delay)
-    raise AssertionError("the last try returns or raises")
-
-
-def decide(message: QueueMessage, attempt_id: int, started: datetime, outcome: Outcome, schedule: Schedule) -> Result:
-    """What an outcome means for a message, with what its sender is told. Needs no transaction."""
+def decide(attempt: Claimed, outcome: Outcome, schedule: Schedule) -> Result:
+    """What an outcome means for a message, with what its sender is told. Needs no transaction, nor the database for
+    what was delivered."""
+    message = attempt.message
     final, notice = True, None
     if outcome.status is Status.TEMPORARY and not schedule.is_last(message.attempts, message.max_attempts):
         final = False
@@ -84,7 +60,7 @@ def decide(message: QueueMessage, attempt_id: int, started: datetime, outcome: O
             notice = notices.delayed(message, outcome, schedule)
     elif outcome.status is not Status.DELIVERED:
         notice = notices.failed(message, outcome)
-    return Result(message, attempt_id, started, outcome, final, notice)
+    return Result(message, attempt.attempt_id, attempt.started, outcome, final, notice)
 
 
 def accounts_of(results: Sequence[Result]) -> set[int]:

@@ -15,9 +15,9 @@ from typing import Final
 from django.conf import settings
 from django.db import DatabaseError
 
-from server import db
 from server.db import DatabaseBusy
 from store.pool import Threads
+from store.writer import GroupWriter
 
 from . import leases, recovery, wakeup
 from .drain import Drain
@@ -40,6 +40,7 @@ class Worker:
         self.owner = owner
         self._journal = Journal(data_dir)
         self._database = Threads(slots, "queue-database")
+        self._writer = GroupWriter()
         self._drains: dict[uuid.UUID, Drain] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -65,23 +66,22 @@ class Worker:
             leases.release(lease)
             return
         try:
-            leases.start(lease, self.owner)
+            group = self._writer.submit([], lambda _: leases.start(lease, self.owner, Schedule.of_server())).result()
         except LostLease as exc:
             log.info("task came too late", extra={"destination": lease.destination, "err": str(exc)})
             return
-        drain = Drain(lease, self._journal, self._database)
+        drain = Drain(lease, self._journal, self._database, self._writer)
         with self._lock:
             self._drains[lease.token] = drain
         try:
-            with db.write():
-                group = leases.claim_group(lease, Schedule.of_server())
             if self._stopped.is_set():
                 drain.stop()
             drain.run(group)
         finally:
             with self._lock:
                 del self._drains[lease.token]
-        if leases.release(lease) and not self._stopped.is_set():
+        more = self._writer.submit([], lambda _: leases.release(lease)).result()
+        if more and not self._stopped.is_set():
             wakeup.now()
 
     def stop(self) -> None:

@@ -126,6 +126,7 @@ class GroupWriter:
         try:
             changed = self._commit(group)
         except BaseException as exc:
+            connection.close_if_unusable_or_obsolete()  # the server restarted, say: the next commit connects anew
             if len(group) > 1:
                 # One of them may be the cause: each has its own transaction now.
                 log.info("group commit failed, committing one by one", extra={"err": str(exc), "count": len(group)})

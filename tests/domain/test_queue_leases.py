@@ -18,8 +18,10 @@ from mailqueue.leases import Group, Lease, LostLease
 from mailqueue.models import DeliveryAttempt, Phase, QueueDestination, QueueMessage, RetiredMessage, State
 from mailqueue.outcomes import Outcome, Status
 from mailqueue.schedule import Schedule
+from mailqueue.steps import Step
 from mailqueue.worker import Worker
 from server import db
+from store.db import write_tx
 from tests.domain.queueing import attempts, deliver_due, inbox, is_queued, route_to, row, send
 from tests.sinks import Sink, sink
 
@@ -37,9 +39,8 @@ def server() -> Iterator[Sink]:
 def claim(server: Sink, owner: str = "a worker") -> tuple[Lease, Group]:
     """As a worker does before it delivers to this server."""
     (lease,) = [lease for lease in leases.claim_due() if lease.destination == server.host]
-    leases.start(lease, owner)
     with db.write():
-        group = leases.claim_group(lease, Schedule.of_server())
+        group = leases.start(lease, owner, Schedule.of_server())
     assert group is not None
     return lease, group
 
@@ -51,8 +52,9 @@ def expire(lease: Lease) -> None:
     QueueMessage.objects.filter(lease_token=lease.token).update(lease_until=past)
 
 
-def outcomes(group: Group, outcome: Outcome) -> list[tuple[leases.Claimed, Outcome]]:
-    return [(member, outcome) for member in group.members]
+def write(step: Step) -> Group | None:
+    with write_tx(*step.accounts) as tx:
+        return step.write(tx)
 
 
 def test_it_claims_a_destination_once(account: Account, server: Sink) -> None:
@@ -64,7 +66,7 @@ def test_it_claims_a_destination_once(account: Account, server: Sink) -> None:
     expire(first[0])
     (second,) = [lease for lease in leases.claim_due() if lease.destination == server.host]
     with pytest.raises(LostLease):
-        leases.start(first[0], "a worker")
+        leases.start(first[0], "a worker", Schedule.of_server())
     Worker.current().deliver(first[0])  # its task, late
     assert not server.received
     Worker.current().deliver(second)
@@ -111,7 +113,7 @@ def test_it_says_so_where_the_other_server_may_have_the_message(account: Account
     route_to(server, account)
     (queue_id,) = send(account, "them@far.example")
     lease, group = claim(server)
-    leases.enter_dot(lease, [queue_id])
+    write(Step(lease, Schedule.of_server(), dot=[queue_id]))
     expire(lease)
     assert recovery.recover_expired() == 1
     waiting = row(queue_id)
@@ -130,9 +132,10 @@ def test_it_stores_no_result_of_a_worker_whose_lease_passed_to_another(account: 
     QueueMessage.objects.filter(pk=queue_id).update(next_attempt=db.now())
     new, _ = claim(server)
     with pytest.raises(LostLease):
-        leases.enter_dot(old, [queue_id])
+        write(Step(old, Schedule.of_server(), dot=[queue_id]))
+    decided = [results.decide(member, DELIVERED, Schedule.of_server()) for member in group.members]
     with pytest.raises(LostLease):
-        results.store_and_claim(old, outcomes(group, DELIVERED), Schedule.of_server(), claim=False)
+        write(Step(old, Schedule.of_server(), decided))
     assert row(queue_id).lease_token == new.token
     assert not RetiredMessage.objects.filter(pk=queue_id).exists()
 
@@ -153,7 +156,7 @@ def test_it_stores_at_start_what_a_killed_worker_was_answered(account: Account, 
     route_to(server, account)
     delivered, waiting = send(account, "one@far.example", "two@far.example")
     lease, _ = claim(server, owner=account.name)
-    leases.enter_dot(lease, [delivered])
+    write(Step(lease, Schedule.of_server(), dot=[delivered]))
     journal = Journal(settings.MOX.data_dir / "journal-test")
     journal.append(Entry(lease.token, ((delivered, DELIVERED),)))
     with (settings.MOX.data_dir / "journal-test" / "queue" / "journal").open("ab") as file:

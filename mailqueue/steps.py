@@ -1,0 +1,44 @@
+"""What a drain writes as it goes on: results of what was sent, the end of data that goes out next, the next claim.
+
+All of it that is due at a moment is one change, and the drains of a process commit theirs together (store.writer): a
+message of a long drain costs one commit, and with several drains a part of one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from store.db import Tx
+
+from . import leases, results
+from .leases import Group, Lease
+from .results import Result
+from .schedule import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One change of a drain, in this order. It is made as a whole or, where something was lost, not at all."""
+
+    lease: Lease
+    schedule: Schedule
+    results: Sequence[Result] = ()
+    """Of messages that are in ``dot``, or were never sent."""
+    dot: Sequence[int] = ()
+    """Messages whose end of data goes out next."""
+    claim: bool = False
+    """Whether to claim another group."""
+
+    @property
+    def accounts(self) -> list[int]:
+        """The accounts that the transaction must hold."""
+        return sorted(results.accounts_of(self.results))
+
+    def write(self, tx: Tx) -> Group | None:
+        """In a transaction; the group that was claimed, if there was one due. Raises LostLease."""
+        if self.results:
+            results.store(tx, self.lease, self.results)
+        if self.dot:
+            leases.enter_dot(self.lease, self.dot)
+        return leases.claim_group(self.lease, self.schedule) if self.claim else None
