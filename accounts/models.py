@@ -84,11 +84,6 @@ class Account(models.Model):
 
     keep_retired_message_period = models.DurationField(default=timedelta(0))
     keep_retired_webhook_period = models.DurationField(default=timedelta(0))
-    outgoing_webhook_url = models.CharField(max_length=2048, blank=True, default="")
-    outgoing_webhook_authorization = models.CharField(max_length=2048, blank=True, default="")
-    outgoing_webhook_events = models.JSONField(default=list, blank=True)
-    incoming_webhook_url = models.CharField(max_length=2048, blank=True, default="")
-    incoming_webhook_authorization = models.CharField(max_length=2048, blank=True, default="")
     version = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)], help_text="Optimistic lock.")
 
     def __str__(self) -> str:
@@ -349,10 +344,48 @@ class FromIDLoginAddress(models.Model):
     """A login whose messages get a unique MAIL FROM each, so that a bounce names its message."""
 
     account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="fromid_login_addresses")
-    address = models.OneToOneField(Address, on_delete=models.CASCADE, related_name="+")
+    address = models.ForeignKey(
+        Address, on_delete=models.CASCADE, related_name="+", help_text="The account's, that the login is a form of."
+    )
+    login = models.CharField(
+        max_length=512, unique=True, help_text="As it is typed, such as app+fromid@example.org; domain in Unicode."
+    )
 
     def __str__(self) -> str:
-        return str(self.address)
+        return self.login
+
+
+class OutgoingEvent(models.TextChoices):
+    """What became of a message that was sent, as webhooks name it."""
+
+    DELIVERED = "delivered"
+    SUPPRESSED = "suppressed"
+    DELAYED = "delayed"
+    FAILED = "failed"
+    RELAYED = "relayed"
+    EXPANDED = "expanded"
+    CANCELED = "canceled"
+    UNRECOGNIZED = "unrecognized"
+
+
+class WebhookEndpoint(models.Model):
+    """Where an account is told what became of its mail, or what came in for it."""
+
+    class Kind(models.TextChoices):
+        OUTGOING = "outgoing"
+        INCOMING = "incoming"
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="webhook_endpoints")
+    kind = models.CharField(max_length=8, choices=Kind.choices)
+    url = models.CharField(max_length=2048)
+    authorization = EncryptedField(default=bytes, blank=True, help_text="Value of the Authorization header.")
+    events = models.JSONField(default=list, blank=True, help_text="Of outgoing mail; none: all.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "kind"], name="webhook_endpoint_of_kind")]
+
+    def __str__(self) -> str:
+        return f"{self.kind} webhook of {self.account}"
 
 
 class LoginSession(models.Model):

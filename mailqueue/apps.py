@@ -13,6 +13,7 @@ class MailQueueConfig(AppConfig):
     def ready(self) -> None:
         from accounts import removal  # models can be imported only once the apps are ready
 
+        from . import checks  # noqa: F401 # registers the checks; models are ready only now
         from .removal import REMOVER
 
         removal.register(REMOVER)

@@ -13,19 +13,14 @@ from typing import Final
 
 from django.db import IntegrityError, transaction
 
-from accounts.addresses import hosted_domain, resolve_login
-from accounts.models import FromIDLoginAddress
+from accounts.addresses import hosted_domain
+from accounts.fromidlogins import is_login
 from protocols.smtpsyntax import Path
-from server.statements import Statement
 
 from .errors import FromIDNeedsOneRecipient, FromIDUsed
 from .models import FromID
 
 SIZE: Final = 16  # random bytes, 22 characters of base64url
-
-_has_logins: Final = Statement(
-    lambda account_id: FromIDLoginAddress.objects.filter(account_id=account_id).values_list("pk")[:1]
-)
 
 
 def assign(
@@ -60,12 +55,7 @@ def take(from_ids: Sequence[str], now: datetime) -> None:
 def _separator(account_id: int, login_address: str, mail_from: Path) -> str:
     """What stands before the id; "" where none is to be made."""
     domain = mail_from.domain.domain
-    if domain is None or not login_address:
-        return ""
-    if _has_logins.row(account_id) is None:
-        return ""
-    login = resolve_login(login_address)
-    if login is None or not FromIDLoginAddress.objects.filter(account_id=account_id, address=login).exists():
+    if domain is None or not login_address or not is_login(account_id, login_address):
         return ""
     hosted = hosted_domain(domain.ascii)
     return str(hosted.localpart_catchall_separators[0]) if hosted and hosted.localpart_catchall_separators else ""

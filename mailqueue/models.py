@@ -1,4 +1,4 @@
-"""Pending messages by recipient, their attempts, what is done with, and what holds them back."""
+"""Pending messages by recipient, their attempts, what became of them, and who is told; what holds or stops mail."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
 
-from accounts.models import Account
+from accounts.models import Account, OutgoingEvent
 from protocols.names import BadDomain, parse_domain
+from server.encryption import EncryptedField
 from store.content import Reader
 from store.models import Blob
 
@@ -111,6 +112,11 @@ class QueueMessage(Outgoing):
             models.Index(fields=["lease_until"], condition=Q(state="delivering"), name="queue_leased"),
             models.Index(fields=["lease_token"], condition=Q(state="delivering"), name="queue_by_lease"),
             models.Index(fields=["account", "queued"], name="queue_by_account"),
+            models.Index(fields=["account", "next_attempt"], name="queue_of_account_by_time"),
+            models.Index(fields=["next_attempt", "id"], name="queue_by_time"),
+            models.Index(fields=["queued", "id"], name="queue_by_submission"),
+            models.Index(fields=["next_attempt"], condition=Q(hold=True), name="queue_on_hold"),
+            models.Index(fields=["transport", "next_attempt"], condition=~Q(transport=""), name="queue_by_transport"),
         ]
 
     def __str__(self) -> str:
@@ -136,6 +142,7 @@ class RetiredMessage(Outgoing):
         indexes = [
             models.Index(fields=["from_id"], condition=~Q(from_id=""), name="retired_by_from_id"),
             models.Index(fields=["last_activity"], name="retired_by_activity"),
+            models.Index(fields=["queued"], name="retired_by_submission"),
             models.Index(fields=["keep_until"], name="retired_expiry"),
             models.Index(fields=["account", "recipient_address", "last_activity"], name="retired_by_recipient"),
         ]
@@ -216,15 +223,30 @@ class OutgoingRecipient(models.Model):
     account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+", db_index=False)
     recipient = models.CharField(max_length=ADDRESS_MAX)
     submitted = models.DateTimeField()
+    is_first = models.BooleanField(default=False, help_text="The account never wrote to the address before.")
 
     class Meta:
-        indexes = [
-            models.Index(fields=["account", "submitted"], name="outgoing_in_window"),
-            models.Index(fields=["account", "recipient", "submitted"], name="outgoing_first_time"),
+        constraints = [
+            models.UniqueConstraint(
+                fields=["account", "recipient"], condition=Q(is_first=True), name="outgoing_first_once"
+            )
         ]
+        indexes = [models.Index(fields=["account", "submitted"], name="outgoing_in_window")]
 
     def __str__(self) -> str:
         return self.recipient
+
+
+class OutgoingCount(models.Model):
+    """How many OutgoingRecipient rows of an account are later than a time: what the limits look at."""
+
+    account = models.OneToOneField(Account, primary_key=True, on_delete=models.CASCADE, related_name="+")
+    since = models.DateTimeField(help_text="Rows of this time, and before, are not counted.")
+    messages = models.BigIntegerField(default=0)
+    first_time = models.BigIntegerField(default=0, help_text="Those to addresses that were new then.")
+
+    def __str__(self) -> str:
+        return f"{self.messages} messages of {self.account} since {self.since}"
 
 
 class FromID(models.Model):
@@ -316,3 +338,103 @@ class RecipientDomainTLS(models.Model):
 
     def __str__(self) -> str:
         return f"TLS of {self.domain}"
+
+
+class Suppression(models.Model):
+    """An address that an account's mail is not sent to any more: it was refused, or somebody said so."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+", db_index=False)
+    created = models.DateTimeField()
+    base_address = models.CharField(max_length=ADDRESS_MAX, help_text="What variants of the address have in common.")
+    original_address = models.CharField(max_length=ADDRESS_MAX)
+    manual = models.BooleanField(default=False)
+    reason = models.TextField(blank=True, default="")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "base_address"], name="suppression_once")]
+
+    def __str__(self) -> str:
+        return self.original_address
+
+
+class Webhook(models.Model):
+    """What pending and retired calls of webhooks have in common."""
+
+    queue_msg_id = models.BigIntegerField(default=0, help_text="Of the message it is about; 0 for incoming mail.")
+    from_id = models.CharField(max_length=128, blank=True, default="")
+    message_id = models.CharField(max_length=1000, blank=True, default="", help_text="With its angle brackets.")
+    subject = models.TextField(blank=True, default="")
+    extra = models.JSONField(default=dict)
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+")
+    url = models.CharField(max_length=2048)
+    has_authorization = models.BooleanField(default=False)
+    is_incoming = models.BooleanField(default=False)
+    outgoing_event = models.CharField(max_length=16, choices=OutgoingEvent.choices, blank=True, default="")
+    payload = models.TextField(help_text="The JSON that is sent, the same at each attempt.")
+    submitted = models.DateTimeField()
+    attempts = models.PositiveIntegerField(default=0)
+    next_attempt = models.DateTimeField()
+
+    class Meta:
+        abstract = True
+
+    @property
+    def event(self) -> str:
+        return self.outgoing_event or "incoming"
+
+
+class Hook(Webhook):
+    """A call that is still to be made."""
+
+    authorization = EncryptedField(default=bytes, blank=True, help_text="Value of the Authorization header.")
+    lease_token = models.UUIDField(null=True)
+    lease_until = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["next_attempt", "id"], name="hook_by_time"),
+            models.Index(fields=["submitted", "id"], name="hook_by_submission"),
+            models.Index(fields=["queue_msg_id"], condition=Q(queue_msg_id__gt=0), name="hook_of_message"),
+        ]
+
+    def __str__(self) -> str:
+        return f"webhook {self.pk}, {self.event}"
+
+
+class RetiredHook(Webhook):
+    """What became of a call; ``id`` is that of the pending one."""
+
+    id = models.BigIntegerField(primary_key=True)
+    superseded_by_id = models.BigIntegerField(default=0, help_text="A later event of the message took its place.")
+    success = models.BooleanField()
+    last_activity = models.DateTimeField()
+    keep_until = models.DateTimeField()
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["last_activity"], name="retired_hook_by_activity"),
+            models.Index(fields=["keep_until"], name="retired_hook_expiry"),
+            models.Index(fields=["account", "last_activity"], name="retired_hook_by_account"),
+        ]
+
+    def __str__(self) -> str:
+        return f"retired webhook {self.pk}, {self.event}"
+
+
+class HookAttempt(models.Model):
+    """One call, or something else that decided about it; kept with the retired one."""
+
+    hook_id = models.BigIntegerField(help_text="Of the pending, later retired, call.")
+    start = models.DateTimeField()
+    duration_ms = models.PositiveIntegerField(default=0)
+    url = models.CharField(max_length=2048)
+    success = models.BooleanField(default=False)
+    code = models.PositiveSmallIntegerField(default=0, help_text="HTTP status; 0: none.")
+    error = models.TextField(blank=True, default="")
+    response = models.TextField(blank=True, default="", help_text="The first 512 bytes of its body.")
+
+    class Meta:
+        indexes = [models.Index(fields=["hook_id", "start"], name="hook_history")]
+
+    def __str__(self) -> str:
+        return f"attempt of webhook {self.hook_id} at {self.start}"

@@ -112,8 +112,7 @@ class Prepared:
         account = tx.account(self.request.account_id).account
         now = datetime.now(UTC)
         addresses = [str(recipient) for recipient in self.request.recipients]
-        if self.request.count_limits:
-            limits.check(account, addresses, now)
+        use = limits.check(account, addresses, now) if self.request.count_limits else None
         if self.problem is not None:
             raise self.problem
         fromids.take([from_id for from_id in self.from_ids if from_id], now)
@@ -158,8 +157,8 @@ class Prepared:
             ids.append(rows.insert(QueueMessage, values))
             if shared and len(ids) == 1:
                 rows.update(QueueMessage, ids[0], {"base_id": ids[0]})
-        if self.request.count_limits:
-            limits.record(account.pk, addresses, now)
+        if use is not None:
+            limits.record(use)
         for function in join:
             function(tx, ids)
         if is_to_go:

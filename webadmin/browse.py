@@ -26,7 +26,6 @@ class AccountAdmin(ReadOnlyAdmin[Account]):
     list_display = ("name", "domain", "full_name", "login_disabled")
     list_select_related = ("domain",)
     search_fields = ("name", "full_name", "description", "addresses__canonical")
-    exclude = ("outgoing_webhook_authorization", "incoming_webhook_authorization")
 
 
 @admin.register(Address)

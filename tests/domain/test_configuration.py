@@ -14,6 +14,7 @@ from django.core.management import CommandError, call_command
 from accounts import accounts, addresses, domains, sessions
 from accounts.accounts import ConfigurationError, add_address, create_account, remove_address
 from accounts.addresses import ResolvedKind
+from accounts.fromidlogins import set_logins
 from accounts.models import Account, Address, DKIMSelector, Domain, FromIDLoginAddress, LoginSession, RemovedKey
 from accounts.passwords import check_password, set_password
 from protocols.names import parse_address
@@ -256,7 +257,7 @@ def test_addresses_that_come_from_settings_are_explained(owner: Account, domain:
 
 def test_removing_an_address_takes_its_unique_senders_and_names_the_last_one(owner: Account) -> None:
     (address,) = owner.addresses.all()
-    FromIDLoginAddress.objects.create(account=owner, address=address)
+    set_logins(owner, [str(address)])
     removed = remove_address(str(address))
     assert removed.was_last
     assert not FromIDLoginAddress.objects.filter(account=owner).exists()

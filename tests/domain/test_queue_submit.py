@@ -8,11 +8,13 @@ from datetime import timedelta
 
 import dkim as dkimpy
 import pytest
+from django.db.models import F
 
 from accounts.dkim import signing_selectors
-from accounts.models import Account, Address, Domain, FromIDLoginAddress
+from accounts.fromidlogins import set_logins
+from accounts.models import Account, Address, Domain
 from mailqueue import errors, holds, submit
-from mailqueue.models import FromID, HoldRule, OutgoingRecipient, QueueMessage
+from mailqueue.models import FromID, HoldRule, OutgoingCount, OutgoingRecipient, QueueMessage
 from protocols.dkim import public_key_data
 from server import db
 from tests.domain.queueing import address_of, message, path, request, row, send
@@ -136,6 +138,12 @@ def test_it_reads_the_wishes_in_the_header(account: Account) -> None:
         send(account, "them@far.example", content=message(own, extra="X-Mox-Extra-Shop: a\r\nx-mox-extra-shop: b\r\n"))
 
 
+def let_time_pass(account: Account, passed: timedelta) -> None:
+    """As if the account had sent everything so much earlier."""
+    OutgoingRecipient.objects.filter(account=account).update(submitted=F("submitted") - passed)
+    OutgoingCount.objects.filter(account=account).update(since=F("since") - passed)
+
+
 def test_it_limits_messages_in_24_hours(account: Account) -> None:
     account.max_outgoing_messages_per_day = 3
     account.save()
@@ -144,13 +152,13 @@ def test_it_limits_messages_in_24_hours(account: Account) -> None:
         send(account, "one@far.example", "two@far.example")
     send(account, "one@far.example")
     assert QueueMessage.objects.filter(account=account).count() == 3
-    OutgoingRecipient.objects.filter(account=account).update(submitted=db.now() - timedelta(hours=24, seconds=1))
+    let_time_pass(account, timedelta(hours=24, seconds=1))
     send(account, "one@far.example", "two@far.example")
 
 
 def test_it_limits_recipients_that_are_new(account: Account) -> None:
     send(account, "known@far.example")
-    OutgoingRecipient.objects.filter(account=account).update(submitted=db.now() - timedelta(days=2))
+    let_time_pass(account, timedelta(days=2))
     account.max_first_time_recipients_per_day = 2
     account.save()
     send(account, "one@far.example", "two@far.example")
@@ -161,7 +169,7 @@ def test_it_limits_recipients_that_are_new(account: Account) -> None:
 
 def test_it_makes_a_unique_sender_for_each_message_of_such_a_login(account: Account) -> None:
     own = address_of(account)
-    FromIDLoginAddress.objects.create(account=account, address=account.addresses.get())
+    set_logins(account, [own])
     ids = send(account, "one@far.example", "two@far.example", login_address=own)
     first, second = (row(queue_id) for queue_id in ids)
     assert first.from_id != second.from_id

@@ -8,13 +8,14 @@ from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from django.db.models import Max
+from django.db.models import F, Max
 from prometheus_client import REGISTRY
 
 from accounts.accounts import add_address
-from accounts.models import Account, Address, Domain, FromIDLoginAddress
+from accounts.fromidlogins import set_logins
+from accounts.models import Account, Address, Domain
 from mailqueue import limits
-from mailqueue.models import FromID, OutgoingRecipient
+from mailqueue.models import FromID, OutgoingCount, OutgoingRecipient
 from server import db
 from store.models import Blob
 from tests.domain.submission.sending import message, queued, send, stored_files
@@ -149,7 +150,7 @@ def test_the_checks_have_an_order(pedantic: Wire, user: MailboxUser) -> None:
             max_outgoing_messages_per_day=2, max_first_time_recipients_per_day=1
         )
     with db.write():
-        limits.record(user.account.pk, ["old@remote.example"] * 2, datetime.now(UTC))
+        limits.record(limits.use(user.account.pk, ["old@remote.example"] * 2, datetime.now(UTC)))
     assert "max_outgoing_messages_per_day" in reply(own, *rest)
 
 
@@ -185,15 +186,16 @@ def test_messages_are_limited_by_their_recipients_in_24_hours(wire: Wire, user: 
     assert send(wire, user, message(user.address), "a@remote.example").startswith("250 ")
     assert send(wire, user, message(user.address), "a@remote.example").startswith("451 4.7.1 ")
     assert len(queued(user)) == 3
-    day_ago = datetime.now(UTC) - timedelta(hours=24, seconds=1)
-    OutgoingRecipient.objects.filter(account=user.account).update(submitted=day_ago)
+    passed = timedelta(hours=24, seconds=1)
+    OutgoingRecipient.objects.filter(account=user.account).update(submitted=F("submitted") - passed)
+    OutgoingCount.objects.filter(account=user.account).update(since=F("since") - passed)
     assert send(wire, user, message(user.address), "a@remote.example").startswith("250 ")
 
 
 def test_recipients_that_are_new_to_the_account_are_limited(wire: Wire, user: MailboxUser) -> None:
     with db.write():
         Account.objects.filter(pk=user.account.pk).update(max_first_time_recipients_per_day=2)
-        limits.record(user.account.pk, ["old@remote.example"], datetime.now(UTC) - timedelta(days=2))
+        limits.record(limits.use(user.account.pk, ["old@remote.example"], datetime.now(UTC) - timedelta(days=2)))
     assert send(wire, user, message(user.address), "a@remote.example", "b@remote.example").startswith("250 ")
     reply = send(wire, user, message(user.address), "c@remote.example")
     assert reply.startswith("451 4.7.1 ")
@@ -203,12 +205,9 @@ def test_recipients_that_are_new_to_the_account_are_limited(wire: Wire, user: Ma
 
 @contextlib.contextmanager
 def from_id_login(user: MailboxUser) -> Iterator[None]:
-    address = Address.objects.get(account=user.account)
-    with db.write():
-        row = FromIDLoginAddress.objects.create(account=user.account, address=address)
+    set_logins(user.account, [user.address])
     yield
-    with db.write():
-        row.delete()
+    set_logins(user.account, [])
 
 
 def test_each_recipient_gets_a_sender_of_its_own(wire: Wire, user: MailboxUser) -> None:

@@ -11,6 +11,7 @@ import time
 import pytest
 from django.contrib.auth.models import User
 
+from accounts import webhooks
 from accounts.admins import set_admin_password
 from accounts.models import DKIMSelector, Domain, LoginSession, Transport
 from mox_project import localserve
@@ -178,8 +179,7 @@ def test_no_secret_and_no_content_of_mail_is_shown(admin: WebClient, mailbox_use
     domain = Domain.objects.get(name=localserve.DOMAIN)
     transport = Transport.objects.create(name=f"relay{next(_numbers)}", kind="smtp", password=b"relay-secret")
     account = mailbox_user.account
-    account.outgoing_webhook_authorization = "Bearer hook-secret"
-    account.save()
+    webhooks.set_endpoint(account, "outgoing", "https://hooks.example/", authorization="Bearer hook-secret")
     with smtplib.SMTP(admin.server.ip, admin.server.smtp_port) as smtp:
         smtp.sendmail("x@remote.example", [mailbox_user.address], b"Subject: s\r\n\r\nbody-secret\r\n")
     message = Message.objects.get(account=account)
