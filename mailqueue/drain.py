@@ -11,15 +11,12 @@ import functools
 import logging
 import time
 from collections.abc import Callable, Sequence
-from ipaddress import ip_address
 from typing import Final, ParamSpec, TypeVar
 
 import uvloop
 from django.db import InterfaceError, OperationalError
-from prometheus_client import Counter, Histogram
+from prometheus_client import Histogram
 
-from protocols.smtpclient import Delivery, RecipientResult, Session, SMTPError, connect
-from protocols.smtpsyntax import Path
 from server import faults
 from server.connections import panic_total
 from server.db import DatabaseBusy
@@ -28,49 +25,36 @@ from store.pool import Threads
 from store.writer import GroupWriter
 
 from . import leases, results
+from .carrier import Carrier
+from .interruptions import Interrupted, Interruptions
 from .journal import Entry, Journal
 from .leases import Claimed, Group, Lease, LostLease
-from .outcomes import NO_CONNECTION, UNKNOWN_OUTCOME, Connection, Outcome, Status, without_class
-from .paths import path_of
-from .plans import Impossible, IPAddress, Plan, plan
+from .outcomes import Outcome, Status
+from .plans import Impossible, plan
+from .relay import RelayConnector
 from .results import Result
 from .schedule import Schedule
 from .steps import Step
 
 log = logging.getLogger(__name__)
 
-MESSAGES_PER_CONNECTION: Final = 100
 DRAIN_SECONDS: Final = 60.0  # then the destination queues up behind the others
 DRAIN_GROUPS: Final = 500
 RESULT_WAIT: Final = 0.05  # seconds that a result waits for the dot of the next message, to be committed with it
 # Seconds between tries to store results: the other server may have the message, so they must not be lost.
 RETRY_DELAYS: Final = (0.1, 0.5, 1, 2, 5, 10, 20, 40, 80, 140)
 
-LABELS_MAX: Final = 300  # combinations that the metric of replies has: codes are what other servers make up
-_seen_labels: set[tuple[str, str, str]] = set()
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
 Settled = tuple[Claimed, Outcome]
 
-connections = Counter("mox_queue_connection", "Connections made for delivery.", ["result"])
 deliveries = Histogram(
     "mox_queue_delivery_duration_seconds",
     "Seconds of delivery attempts, by group.",
     ["attempt", "transport", "tlsmode", "result"],
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 20, 30, 60, 120),
 )
-command_duration = Histogram(
-    "mox_smtpclient_command_duration_seconds",
-    "Seconds from a command to its reply.",
-    ["cmd", "code", "secode"],
-    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 5, 10, 20, 30, 60, 120),
-)
-
-
-class Interrupted(Exception):
-    """The worker stops, or the lease was lost: nothing more is to be sent."""
 
 
 class Drain:
@@ -88,50 +72,38 @@ class Drain:
         self._noting: list[asyncio.Task[None]] = []  # entries on their way into the journal, for what is unstored
         self._storing: asyncio.Task[Group | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._session: Session | None = None
-        self._plan: Plan | None = None
-        self._messages = 0  # over this connection
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._task: asyncio.Task[None] | None = None
-        self._stopping = False
-        self._interruptible = False  # waiting for the network, and the end of the data was not sent
+        self._interruptions = Interruptions()
+        self._carrier = Carrier(self._interruptions)
 
     def run(self, group: Group | None) -> None:
         """Deliver this group and those that follow; the lease is released at the end. Blocks."""
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            self._loop = runner.get_loop()
             runner.run(self._run(group))
 
     def stop(self) -> None:
         """End soon: before the end of the data at once, else after its answer."""
-        self._stopping = True
-        if self._loop is not None:
-            self._loop.call_soon_threadsafe(self._interrupt)
-
-    def _interrupt(self) -> None:
-        if self._interruptible and self._task is not None:
-            self._task.cancel()
+        self._interruptions.stop()
 
     async def _run(self, group: Group | None) -> None:
-        self._task = asyncio.current_task()
+        self._interruptions.begin()
         ends = time.monotonic() + DRAIN_SECONDS
         groups = 0
         try:
             while group is not None:
                 faults.point("queue.claimed")
                 groups += 1
-                self._claiming = not self._stopping and time.monotonic() < ends and groups < DRAIN_GROUPS
+                self._claiming = not self._interruptions.stopping and time.monotonic() < ends and groups < DRAIN_GROUPS
                 await self._attempt(group)
                 group = await self._following()
-            await self._disconnect()
+            await self._carrier.disconnect()
         except (Interrupted, asyncio.CancelledError):
-            self._abort()
+            self._carrier.abort()
             await self._give_back(group)
         except LostLease:
-            self._abort()
+            self._carrier.abort()
             return
         except BaseException:
-            self._abort()
+            self._carrier.abort()
             raise
 
     async def _following(self) -> Group | None:
@@ -154,7 +126,7 @@ class Drain:
     async def _attempt(self, group: Group) -> None:
         """Settle all messages of a group. Raises Interrupted, LostLease, CancelledError."""
         began = time.monotonic()
-        delivering = _Delivering(self, group)
+        delivering = _Delivering(self)
         try:
             outcomes = await self._deliver(group, delivering)
         except (Interrupted, LostLease):
@@ -162,7 +134,7 @@ class Drain:
         except Exception as exc:
             panic_total.labels("mailqueue").inc()
             log.exception("delivery failed", extra={"destination": self.lease.destination})
-            self._abort()
+            self._carrier.abort()
             failed = Outcome(Status.TEMPORARY, f"internal error: {exc}", secode="3.0")
             outcomes = {member.message.pk: failed for member in group.members}
         found = [(member, outcomes[member.message.pk]) for member in group.members]
@@ -175,113 +147,12 @@ class Drain:
             wanted = await self._call(lambda: plan(group, ServerSettings.current()))
         except Impossible as exc:
             return {member.message.pk: exc.outcome for member in group.members}
-        outcomes: dict[int, Outcome] = {}
-        left = list(group.members)
-        while left:
-            try:
-                session = await self._connected(wanted)
-            except SMTPError as exc:
-                failed = _outcome_of_error(exc, _described(wanted, None))
-                outcomes.update((member.message.pk, failed) for member in left)
-                break
-            delivering.connection = _described(wanted, session)
-            batch = left[: wanted.recipients_max or None]
-            delivery = await self._transmit(session, batch, delivering)
-            by_path = {_recipient(member): member for member in batch}
-            for result in delivery.results:
-                outcomes[by_path[result.recipient].message.pk] = _outcome_of(result, delivering.connection)
-            untried = [by_path[path] for path in delivery.untried]
-            left = untried + left[len(batch) :]
-            if untried:
-                # The server takes no more over this connection, or it was at its end when we came back to it.
-                await self._disconnect()
-        return outcomes
-
-    async def _transmit(self, session: Session, members: Sequence[Claimed], delivering: _Delivering) -> Delivery:
-        message = members[0].message
-        with message.reader() as content:
-            self._interruptible = True
-            try:
-                self._check_stop()
-                delivery = await session.deliver(
-                    path_of(message.sender_localpart, message.sender_domain),
-                    [_recipient(member) for member in members],
-                    content,
-                    has_8bit=message.has_8bit,
-                    smtputf8=message.smtputf8,
-                    require_tls=bool(message.require_tls),
-                    hooks=delivering,
-                )
-            finally:
-                self._interruptible = False
-        self._messages += 1
-        if not session.usable:
-            await self._disconnect()
-        return delivery
-
-    # The connection.
-
-    async def _connected(self, wanted: Plan) -> Session:
-        """The open connection if it will do, else a new one. Raises SMTPError."""
-        if self._session is not None:
-            if self._plan == wanted and self._messages < MESSAGES_PER_CONNECTION:
-                return self._session
-            await self._disconnect()
-        self._interruptible = True
-        try:
-            self._check_stop()
-            session = await connect(
-                wanted.addresses or await self._addresses(wanted),
-                wanted.port,
-                hello=wanted.hello,
-                tls=wanted.tls,
-                credentials=wanted.credentials,
-                timeouts=wanted.timeouts,
-                observe=_observe_command,
-            )
-        except SMTPError as exc:
-            connections.labels("timeout" if "timeout" in str(exc) else "error").inc()
-            log.info("no connection for delivery", extra={"remote": wanted.host, "err": str(exc)})
-            raise
-        except asyncio.CancelledError:
-            connections.labels("canceled").inc()
-            raise
-        finally:
-            self._interruptible = False
-        connections.labels("ok").inc()
-        self._session, self._plan, self._messages = session, wanted, 0
-        return session
-
-    async def _addresses(self, wanted: Plan) -> tuple[IPAddress, ...]:
-        """Raises SMTPError."""
-        try:
-            async with asyncio.timeout(wanted.timeouts.connect):
-                found = await asyncio.get_running_loop().getaddrinfo(wanted.host, wanted.port, proto=6)
-        except (OSError, TimeoutError) as exc:
-            raise SMTPError(f"address of {wanted.host} cannot be found: {exc}", enhanced="4.4.3") from exc
-        return tuple(dict.fromkeys(ip_address(entry[4][0]) for entry in found))
-
-    async def _disconnect(self) -> None:
-        session = self._session
-        self._forget()
-        if session is not None:
-            await session.quit()
-
-    def _abort(self) -> None:
-        session = self._session
-        self._forget()
-        if session is not None:
-            session.abort()
-
-    def _forget(self) -> None:
-        self._session = self._plan = None
+        return await self._carrier.deliver(group.members, RelayConnector(wanted), delivering)
 
     # The database.
 
     async def enter_dot(self, members: Sequence[Claimed]) -> None:
-        """Commit that the end of the data goes out next. Raises LostLease, Interrupted."""
-        self._interruptible = False
-        self._check_stop()
+        """Commit that the end of the data goes out next. Raises LostLease."""
         dot = [member.message.pk for member in members]
         if self._next is None:
             self._next = await self._commit(dot, claim=self._claiming)
@@ -289,7 +160,7 @@ class Drain:
             await self._commit(dot)
         faults.point("queue.before_dot")
 
-    def settle(self, answered: list[Settled]) -> None:
+    def settle(self, answered: Sequence[Settled]) -> None:
         """The end of the data was answered: that goes into the journal at once, and is stored soon."""
         faults.point("queue.after_dot")
         entry = Entry(self.lease.token, tuple((member.message.pk, outcome) for member, outcome in answered))
@@ -372,10 +243,6 @@ class Drain:
         """Run what uses the database in a thread for that; not to be interrupted."""
         return await self._database.call(functools.partial(function, *args, **kwargs))
 
-    def _check_stop(self) -> None:
-        if self._stopping:
-            raise Interrupted
-
     def _observe(self, group: Group, outcomes: Sequence[tuple[Claimed, Outcome]], seconds: float) -> None:
         statuses = {outcome.status for _, outcome in outcomes}
         if len(statuses) > 1 and Status.DELIVERED in statuses:
@@ -403,72 +270,16 @@ class Drain:
 
 
 class _Delivering:
-    """The hooks of one group: what is done around the end of the data."""
+    """What is done around the end of the data of one group."""
 
-    def __init__(self, drain: Drain, group: Group) -> None:
-        self.connection = NO_CONNECTION
+    def __init__(self, drain: Drain) -> None:
         self.settled: set[int] = set()
         """Messages whose end of data was answered: the drain knows."""
         self._drain = drain
-        self._by_path = {_recipient(member): member for member in group.members}
 
-    async def before_dot(self, recipients: Sequence[Path]) -> None:
-        await self._drain.enter_dot([self._by_path[path] for path in recipients])
+    async def before_dot(self, members: Sequence[Claimed]) -> None:
+        await self._drain.enter_dot(members)
 
-    async def after_reply(self, answered: Sequence[RecipientResult]) -> None:
-        outcomes = [(self._by_path[result.recipient], _outcome_of(result, self.connection)) for result in answered]
-        self.settled.update(member.message.pk for member, _ in outcomes)
-        self._drain.settle(outcomes)
-
-
-def _recipient(member: Claimed) -> Path:
-    return path_of(member.message.rcpt_localpart, member.message.rcpt_domain)
-
-
-def _described(wanted: Plan, session: Session | None) -> Connection:
-    tls = session.tls if session is not None else None
-    return Connection(
-        transport=wanted.transport,
-        remote_host=wanted.host,
-        remote_ip=session.stream.remote_ip if session is not None else "",
-        local_ip=session.stream.local_ip if session is not None else "",
-        tls_mode=wanted.tls.mode.value,
-        tls_version=tls.version if tls is not None else "",
-    )
-
-
-def _outcome_of(result: RecipientResult, over: Connection) -> Outcome:
-    if result.error is not None:
-        return _outcome_of_error(result.error, over)
-    assert result.accepted is not None, "a result is one of the two"
-    reply = result.accepted
-    return Outcome(
-        Status.DELIVERED,
-        code=reply.code,
-        secode=without_class(reply.enhanced),
-        lines=reply.lines,
-        connection=over,
-        by_remote=True,
-    )
-
-
-def _outcome_of_error(error: SMTPError, over: Connection) -> Outcome:
-    text = f"{UNKNOWN_OUTCOME}: {error}" if error.sent else str(error)
-    return Outcome(
-        Status.PERMANENT if error.permanent else Status.TEMPORARY,
-        text,
-        code=error.code,
-        secode=without_class(error.enhanced),
-        lines=error.lines,
-        connection=over,
-        by_remote=bool(error.lines),
-    )
-
-
-def _observe_command(command: str, code: int, enhanced: str, seconds: float) -> None:
-    labels = (command, str(code), enhanced)
-    if labels not in _seen_labels:
-        if len(_seen_labels) >= LABELS_MAX:
-            labels = (command, "other", "")
-        _seen_labels.add(labels)
-    command_duration.labels(*labels).observe(seconds)
+    async def after_reply(self, settled: Sequence[Settled]) -> None:
+        self.settled.update(member.message.pk for member, _ in settled)
+        self._drain.settle(settled)

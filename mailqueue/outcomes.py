@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
+
+from protocols.stream import TLSState
 
 UNKNOWN_OUTCOME: Final = "outcome unknown"  # the end of the data was sent, and what was answered is not known
 ENHANCED_PARTS: Final = 3  # class, subject, detail (RFC 3463)
@@ -27,6 +29,12 @@ class Connection:
     tls_mode: str = ""
     tls_version: str = ""
 
+    def between(self, remote_ip: str, local_ip: str) -> Connection:
+        return replace(self, remote_ip=remote_ip, local_ip=local_ip)
+
+    def secured(self, tls: TLSState | None) -> Connection:
+        return replace(self, tls_version=tls.version if tls is not None else "")
+
 
 NO_CONNECTION: Final = Connection()
 
@@ -43,6 +51,12 @@ class Outcome:
     connection: Connection = NO_CONNECTION
     by_remote: bool = False
     """Whether the other server said so, and not this one."""
+
+    def as_temporary(self) -> Outcome:
+        return replace(self, status=Status.TEMPORARY)
+
+    def as_permanent(self) -> Outcome:
+        return replace(self, status=Status.PERMANENT)
 
     @property
     def enhanced(self) -> str:
