@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from .parsing import BadReport, parse_message, parse_report
+from .failures import DANE_REQUIRED, MX_MISMATCH, TLSA_UNUSABLE, Failure, failed, failure, succeeded, tlsa_failure
+from .parsing import BadReport, parse_message, parse_report, parse_result
 from .record import ErrorKind, TlsRptError, TlsRptRecord, lookup, parse_record
-from .report import FailureDetail, Policy, PolicyType, Report, Result, failure, merge, tlsa_failure
+from .report import FailureDetail, Policy, PolicyType, Report, Result, merge
 
 __all__ = [
+    "DANE_REQUIRED",
+    "MX_MISMATCH",
+    "TLSA_UNUSABLE",
     "BadReport",
     "ErrorKind",
+    "Failure",
     "FailureDetail",
     "Policy",
     "PolicyType",
@@ -16,11 +21,14 @@ __all__ = [
     "Result",
     "TlsRptError",
     "TlsRptRecord",
+    "failed",
     "failure",
     "lookup",
     "merge",
     "parse_message",
     "parse_record",
     "parse_report",
+    "parse_result",
+    "succeeded",
     "tlsa_failure",
 ]

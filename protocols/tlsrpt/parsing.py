@@ -71,11 +71,12 @@ def parse_report(data: bytes) -> Report:
         _time(dates.get("end-datetime"), "end-datetime"),
         _text(report.get("contact-info")),
         _text(report.get("report-id")),
-        tuple(_result(_object(policy, "policies")) for policy in policies),
+        tuple(parse_result(_object(policy, "policies")) for policy in policies),
     )
 
 
-def _result(value: dict[str, Any]) -> Result:
+def parse_result(value: dict[str, Any]) -> Result:
+    """A result as `Result.to_json` gives it. Raises BadReport."""
     policy = _object(value.get("policy"), "policy")
     summary = _object(value.get("summary") or {}, "summary")
     details = _list(value.get("failure-details") or [], "failure-details")[:MAX_DETAILS]

@@ -9,10 +9,6 @@ from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Any, Final, TypeAlias
 
-from protocols.dns import DNSError
-from protocols.mtasts import StsError
-from protocols.pkix import TLSProblem
-
 MAX_DETAILS: Final = 1000  # failures of one policy that are told apart; any attacker could make up more
 TRUNCATED: Final = "truncated"
 
@@ -146,25 +142,6 @@ def merge(results: Iterable[Result]) -> tuple[Result, ...]:
         )
         for policy, ((successes, failures), details) in sums.items()
     )
-
-
-def failure(cause: TLSProblem | StsError | DNSError) -> tuple[str, str]:
-    """The result type and the failure reason code for what was met (RFC 8460 section 4.3).
-
-    A DNSError is of the lookup of a host; of TLSA records it is `tlsa_failure`.
-    """
-    if isinstance(cause, TLSProblem):
-        return cause.result_type, cause.reason
-    if isinstance(cause, StsError):
-        return cause.failure
-    codes = [str(ede) for ede in cause.ede if ede.is_dnssec]
-    return "validation-failure", codes[0] if codes else f"dns-{cause.kind}"
-
-
-def tlsa_failure(error: DNSError) -> tuple[str, str]:
-    """As `failure`, for TLSA records that could not be looked up."""
-    _, reason = failure(error)
-    return "dnssec-invalid", reason.replace("dns-extended-error-", "extended-dns-error-")
 
 
 def _time(time: datetime) -> str:
