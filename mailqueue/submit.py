@@ -116,7 +116,7 @@ class Prepared:
         if self.problem is not None:
             raise self.problem
         fromids.take([from_id for from_id in self.from_ids if from_id], now)
-        blob_id = blobs.insert(self.blob)
+        blob_id = blobs.insert(self.blob, is_searched=False)
         ids: list[int] = []
         next_attempt = self.request.not_before or now
         is_to_go = False  # a row that is not on hold

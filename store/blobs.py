@@ -120,8 +120,11 @@ def _prepare(content: BinaryIO | IO[bytes] | bytes, normalize_newlines: bool) ->
         raise
 
 
-def insert(prepared: PreparedBlob) -> int:
-    """Store the row for prepared content, in a transaction. Returns its id."""
+def insert(prepared: PreparedBlob, *, is_searched: bool = True) -> int:
+    """Store the row for prepared content, in a transaction. Returns its id.
+
+    ``is_searched``: it is of a message in a mailbox, and so gets a search text; mail that only passes through does not.
+    """
     return rows.insert(
         Blob,
         {
@@ -135,6 +138,7 @@ def insert(prepared: PreparedBlob) -> int:
             "envelope": prepared.envelope,
             "imap_envelope": prepared.imap_envelope,
             "imap_bodystructure": prepared.imap_bodystructure,
+            "text_due": is_searched,
             "created": datetime.now(UTC),
         },
     )

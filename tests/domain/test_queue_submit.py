@@ -32,6 +32,7 @@ def test_it_queues_a_row_for_each_recipient_and_the_content_once(account: Accoun
     first, second, third = (row(queue_id) for queue_id in ids)
     assert first.base_id == second.base_id == third.base_id == first.pk
     assert first.blob_id == second.blob_id == third.blob_id
+    assert not first.blob.text_due  # nobody searches the queue
     assert (second.rcpt_domain, second.rcpt_domain_ascii) == ("other.example", "other.example")
     assert (third.rcpt_domain, third.rcpt_domain_ascii) == ("bücher.example", "xn--bcher-kva.example")
     assert first.sender == address_of(account)
