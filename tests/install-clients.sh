@@ -16,6 +16,7 @@ need dovecot dovecot-imapd
 need curl curl
 need unzip unzip
 need openssl openssl
+need microsocks microsocks
 need nsd nsd
 need unbound unbound
 need ldns-signzone ldnsutils
