@@ -179,13 +179,14 @@ class Carrier:
 
     async def _transmit(self, line: Line, members: Sequence[Claimed], sending: _Sending) -> Delivery:
         message = members[0].message
-        with message.reader() as content, self._interruptions.allowed():
+        other_form = line.session.extensions.smtputf8 and message.dsn_utf8 is not None
+        with message.reader(smtputf8=other_form) as content, self._interruptions.allowed():
             delivery = await line.session.deliver(
                 path_of(message.sender_localpart, message.sender_domain),
                 [_recipient(member) for member in members],
                 content,
-                has_8bit=message.has_8bit,
-                smtputf8=message.smtputf8,
+                has_8bit=message.has_8bit or other_form,
+                smtputf8=message.smtputf8 or other_form,
                 require_tls=bool(message.require_tls),
                 hooks=sending,
             )

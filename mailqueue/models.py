@@ -122,8 +122,11 @@ class QueueMessage(Outgoing):
     def __str__(self) -> str:
         return f"queued message {self.pk} to {self.recipient}"
 
-    def reader(self) -> Reader:
-        """The message as it will be sent: its prefix, and its content."""
+    def reader(self, *, smtputf8: bool = False) -> Reader:
+        """The message as it will be sent, to a server with or without SMTPUTF8: its prefix, and its content."""
+        if smtputf8 and self.dsn_utf8 is not None:
+            content = bytes(self.dsn_utf8)
+            return Reader(b"", len(content), content, "", f"queued message {self.pk}")
         data = bytes(self.blob.data) if self.blob.data is not None else None
         what = f"queued message {self.pk}"
         return Reader(bytes(self.prefix), self.blob.size, data, self.blob.storage_name, what)

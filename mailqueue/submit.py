@@ -234,7 +234,7 @@ def _prepare(request: Request, blob: blobs.PreparedBlob) -> Prepared:
         added += f"Message-Id: {message_id}\r\n".encode()
     if not fields.has_date:
         added += f"Date: {format_date(datetime.now(UTC))}\r\n".encode()
-    completed, signing_error = _signatures(request, author, added, smtputf8=smtputf8)
+    completed, signing_error = signatures(request.content, author, added, smtputf8=smtputf8)
     if request.authenticated:
         # The id of one recipient is none of the others' business.
         shown = mail_froms[0] if len(set(mail_froms)) == 1 else request.mail_from
@@ -331,16 +331,20 @@ def _check_mail_from(account_id: int, mail_from: Path) -> None:
         raise BadFrom(f"{mail_from} is not an address of this account: use one of its own as sender")
 
 
-def _signatures(request: Request, author: Address, added: bytes, *, smtputf8: bool) -> tuple[bytes, str]:
-    """DKIM-Signature fields of the From domain's selectors, none where it has none; and why signing failed."""
+def signatures(content: bytes | IO[bytes], author: Address, added: bytes, *, smtputf8: bool) -> tuple[bytes, str]:
+    """DKIM-Signature fields of the From domain's selectors, none where it has none; and why signing failed.
+
+    ``added``: fields before the content, which are signed too.
+    """
     domain = hosted_domain(author.domain.ascii)
-    assert domain is not None  # one of the account's own
+    if domain is None:
+        return b"", ""  # the name of this server, which signs nothing
     localpart = canonical_localpart(author.localpart, domain)
     try:
         selectors = signing_selectors(domain)
         if not selectors:
             return b"", ""
-        fields = dkim.sign(request.content, localpart, author.domain, selectors, prefix=added, smtputf8=smtputf8)
+        fields = dkim.sign(content, localpart, author.domain, selectors, prefix=added, smtputf8=smtputf8)
     except (CannotDecrypt, dkim.DkimError) as exc:
         log.error("message cannot be signed", extra={"domain": domain.name, "err": str(exc)})
         return b"", str(exc)

@@ -13,13 +13,14 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import IO, Final
+from typing import IO, Final, TypeAlias
 
 from django.db import OperationalError
 
 from accounts.addresses import Resolved
 from junk.analysis import Verdict
 from junk.reputation import Sender
+from mailqueue.submit import Prepared as Bounce
 from protocols.dns import Resolver
 from protocols.message import FromError, from_address, header_section
 from protocols.names import Address
@@ -36,7 +37,7 @@ from store.errors import MailboxGone, OverQuota, StoreError
 from store.flags import NO_FLAGS, SEEN, Flags
 from store.messages import NewMessage, Origin
 
-from . import headers
+from . import headers, telling
 from .content import Content
 from .errors import SMTPError
 from .forged import without_results_of
@@ -48,11 +49,15 @@ from .verification import Verification, verify
 log = logging.getLogger(__name__)
 
 MAX_RECEIVED: Final = 100  # Received fields; a message with more goes round in circles (RFC 5321 6.3)
+DSN_TRIES: Final = 3  # at a DSN: who fails may change while it is written
 KNOWN_ADDRESSES: Final = 4096  # clients whose networks are remembered: senders come again
 
 _TLS_VERSIONS: Final = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 _NO_TLS: Final = 1
 _UNKNOWN_TLS: Final = 0
+
+Failed: TypeAlias = dict[Path, Reply]
+"""Recipients that a message fails for, and why."""
 
 
 class Result(enum.Enum):
@@ -122,9 +127,9 @@ async def deliver(
     rules = around.rules
     refused = [_refusal(recipient, rules) for recipient in message.recipients]
     wanted = [recipient for recipient, refusal in zip(message.recipients, refused, strict=True) if refusal is None]
-    if not wanted or (len(wanted) < len(refused) and not _may_be_partial(rules)):
+    if not wanted:
         await bridge.call(check_loop, message.content.data)
-        stored = [_withheld(recipient) for recipient in wanted]
+        stored: list[Outcome] = []
     else:
         received = await bridge.call(prepare, message, rules)
         try:
@@ -137,7 +142,7 @@ async def deliver(
         except BaseException:
             await bridge.call(received.blob.discard)
             raise
-        stored = await _store(bridge, judged, rules)
+        stored = await _store(bridge, judged, _Sender(message, received, case, rules), refused)
     rest = iter(stored)
     return [refusal or next(rest) for refusal in refused]
 
@@ -164,15 +169,6 @@ async def _case(message: Message, received: Prepared, around: Circumstances, spf
         verification,
         message.received,
     )
-
-
-def _may_be_partial(rules: Rules) -> bool:
-    """Whether some recipients may get a message that fails for others.
-
-    Whom it fails for the sender must learn. As long as no DSN is sent, the reply is all there is to tell it, and so a
-    message is stored for all of its recipients or for none. localserve is for trying out, and tells in its log.
-    """
-    return rules.localserve
 
 
 def final_reply(outcomes: Sequence[Outcome]) -> Reply:
@@ -250,9 +246,14 @@ def _judged(
     message: Message, recipients: Sequence[Recipient], received: Prepared, case: Case, verdicts: Sequence[Verdict]
 ) -> list[_Judged]:
     """What the transaction needs, for each recipient."""
-    results = case.verification.header(message.peer.hostname, smtputf8=received.smtputf8)
+    results = {
+        override: case.verification.header(message.peer.hostname, smtputf8=received.smtputf8, override=override)
+        for override in {verdict.dmarc_override for verdict in verdicts}
+    }
     return [
-        _Judged(recipient, verdict, _delivery(message, recipient, received, results, case, verdict))
+        _Judged(
+            recipient, verdict, _delivery(message, recipient, received, results[verdict.dmarc_override], case, verdict)
+        )
         for recipient, verdict in zip(recipients, verdicts, strict=True)
     ]
 
@@ -265,49 +266,114 @@ class _Undone(Exception):
         self.outcomes = outcomes
 
 
-async def _store(bridge: Bridge, judged: Sequence[_Judged], rules: Rules) -> list[Outcome]:
-    """One change of the group commit for all recipients."""
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """Whom a DSN goes to if the message fails for some of its recipients, and about which message."""
+
+    message: Message
+    received: Prepared
+    case: Case
+    rules: Rules
+
+    @property
+    def is_told(self) -> bool:
+        """Whether one is sent. localserve is for trying out, and tells in its log."""
+        return not self.rules.localserve
+
+    async def notice(self, bridge: Bridge, failed: Failed) -> Bounce | None:
+        """The DSN; None where there is none to send, or nobody to send it to."""
+        if not failed or not self.is_told:
+            return None
+        require_tls = self.message.mail.require_tls
+        return await bridge.call(telling.prepare, self.case, self.received.smtputf8, require_tls, list(failed.items()))
+
+
+async def _store(
+    bridge: Bridge, judged: Sequence[_Judged], sender: _Sender, refused: Sequence[Outcome | None]
+) -> list[Outcome]:
+    """One change of the group commit for all recipients, and for the DSN if it fails for some."""
+    failed = _failed(refused)
+    if any(_is_wanted(each.verdict) for each in judged):
+        failed |= {each.recipient.path: _rejection(each.verdict) for each in judged if not _is_wanted(each.verdict)}
+    blob = judged[0].delivery.new.blob
+    for _ in range(DSN_TRIES):
+        notice = await sender.notice(bridge, failed)
+        try:
+            return await _write(bridge, judged, sender, refused, failed, notice)
+        except _Undone as undone:
+            outcomes = undone.outcomes
+            if notice is not None:
+                await bridge.call(notice.discard)
+            found = _failed([*refused, *outcomes])
+            if not any(outcome.result is Result.DELIVERED for outcome in outcomes) or found == failed:
+                break
+            failed = found  # what only the transaction could know: the DSN is written anew
+        except (StoreError, DatabaseBusy):
+            if notice is not None:
+                await bridge.call(notice.discard)
+            await bridge.call(blob.discard)
+            raise
+    await bridge.call(blob.discard)
+    return [o if o.reply is not None else _withheld(o.recipient) for o in outcomes]
+
+
+async def _write(
+    bridge: Bridge,
+    judged: Sequence[_Judged],
+    sender: _Sender,
+    refused: Sequence[Outcome | None],
+    failed: Failed,
+    notice: Bounce | None,
+) -> list[Outcome]:
+    """Raises _Undone where the message fails for others than ``failed``, of whom the notice tells."""
 
     def job(tx: Tx) -> list[Outcome]:
         delivering = Delivering(tx, alone=len(judged) == 1)
         outcomes = [_stored(delivering, each) for each in judged]
-        delivered = any(outcome.result is Result.DELIVERED for outcome in outcomes)
-        # A rejected message that its recipient finds among the rejects is no reason to keep it from the others.
-        failed = any(
-            outcome.result is not Result.DELIVERED and not outcome.kept
-            for outcome in outcomes
-            if delivered or outcome.result not in (Result.REJECT, Result.HIGH_RATE)
-        )
-        if failed and not (delivered and _may_be_partial(rules)):
+        if any(outcome.result is Result.DELIVERED for outcome in outcomes):
+            if sender.is_told and (now_failed := _failed([*refused, *outcomes])):
+                if notice is None or now_failed != failed:
+                    raise _Undone(outcomes)
+                notice.enqueue(tx)
+        elif any(outcome.result not in (Result.REJECT, Result.HIGH_RATE) for outcome in outcomes):
             raise _Undone(outcomes)
         return outcomes
 
-    blob = judged[0].delivery.new.blob
-    try:
-        outcomes = await bridge.write(sorted({each.delivery.account_id for each in judged}), job)
-    except _Undone as undone:
-        await bridge.call(blob.discard)
-        return [o if o.reply is not None else _withheld(o.recipient) for o in undone.outcomes]
-    except (StoreError, DatabaseBusy):
-        await bridge.call(blob.discard)
-        raise
+    accounts = {each.delivery.account_id for each in judged}
+    if notice is not None:
+        accounts.add(notice.request.account_id)
+    outcomes = await bridge.write(sorted(accounts), job)
     # Whatever else happens, and for a caller that is cancelled, the change may have been committed, or still be: then
     # its content must be there. If it was not, the collector finds the file.
-    if not any(outcome.result is Result.DELIVERED or outcome.kept for outcome in outcomes):
-        await bridge.call(blob.discard)
+    delivered = any(outcome.result is Result.DELIVERED for outcome in outcomes)
+    if not delivered and not any(outcome.kept for outcome in outcomes):
+        await bridge.call(judged[0].delivery.new.blob.discard)
+    if notice is not None and not delivered:
+        await bridge.call(notice.discard)
     return outcomes
+
+
+def _failed(outcomes: Sequence[Outcome | None]) -> Failed:
+    return {o.recipient.path: o.reply for o in outcomes if o is not None and o.reply is not None}
+
+
+def _is_wanted(verdict: Verdict) -> bool:
+    return verdict.accept or bool(verdict.into_instead)
+
+
+def _rejection(verdict: Verdict) -> Reply:
+    return Reply(verdict.code, verdict.enhanced, verdict.text)
 
 
 def _stored(delivering: Delivering, judged: _Judged) -> Outcome:
     recipient, verdict = judged.recipient, judged.verdict
     try:
-        if verdict.accept or verdict.into_instead:
+        if _is_wanted(verdict):
             delivering.deliver(judged.delivery)
             return Outcome(recipient, Result.DELIVERED, reason=verdict.reason)
         kept = verdict.keep and delivering.keep_reject(judged.delivery)
         result = Result.REJECT if verdict.keep else Result.HIGH_RATE
-        reply = Reply(verdict.code, verdict.enhanced, verdict.text)
-        return Outcome(recipient, result, reply, reason=verdict.reason, kept=kept)
+        return Outcome(recipient, result, _rejection(verdict), reason=verdict.reason, kept=kept)
     except OverQuota as exc:
         log.info("recipient is over quota", extra={"rcptto": str(recipient.path), "err": str(exc)})
         return Outcome(recipient, Result.DELIVERY_ERROR, Reply(452, "4.2.2", "mailbox is full, try again later"))

@@ -53,18 +53,28 @@ class Verification:
     author: Address | None
     dmarc: DmarcResult | None
 
-    def header(self, hostname: Domain, *, smtputf8: bool) -> bytes:
-        """The fields that tell it, for people and for the programs behind this server (RFC 8601, RFC 7208 9.1)."""
+    def header(self, hostname: Domain, *, smtputf8: bool, override: str = "") -> bytes:
+        """The fields that tell it, for people and for the programs behind this server (RFC 8601, RFC 7208 9.1).
+
+        ``override``: why the verdict for a recipient does not follow the policy (RFC 7489 section 6.6.2).
+        """
         methods = [self._iprev_method()]
         methods += dkim.auth_methods(self.dkim, smtputf8=smtputf8)
         methods.append(spf.auth_method(self.spf, self.spf_args, smtputf8=smtputf8))
         if self.dmarc is not None:
             assert self.author is not None, "a policy is that of an author"
-            methods.append(dmarc.auth_method(self.dmarc, self.author.domain, smtputf8=smtputf8))
+            overrides = self._overrides(override)
+            methods.append(dmarc.auth_method(self.dmarc, self.author.domain, overrides=overrides, smtputf8=smtputf8))
         else:
             methods.append(AuthMethod("dmarc", DmarcStatus.NONE, reason="no single From address"))
         results = AuthResults(hostname.xname(smtputf8), methods=tuple(methods))
         return results.compose() + spf.received_spf_header(self.spf, self.spf_args, smtputf8=smtputf8)
+
+    def _overrides(self, override: str) -> list[str]:
+        """Why a policy that is against the message was not followed."""
+        assert self.dmarc is not None, "a policy is overridden"
+        found = [override] if override and self.dmarc.status is not DmarcStatus.PASS else []
+        return [*found, "sampled_out"] if self.dmarc.sampled_out else found
 
     def _iprev_method(self) -> AuthMethod:
         comment = f"{'with' if self.iprev.authentic else 'without'} dnssec"

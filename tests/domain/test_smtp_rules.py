@@ -88,20 +88,6 @@ def test_mail_for_other_domains_is_not_relayed(wire: Wire) -> None:
     assert wire.command("DATA").startswith("503 5.5.1 ")
 
 
-def test_a_message_reaches_all_of_its_recipients_or_none(wire: Wire, account: Account) -> None:
-    """No DSN could tell the sender of the one that fails, so the reply must, and nobody has the message."""
-    wire.begin(address(account), "nobody-of-that-name@localhost")
-    assert wire.command("DATA").startswith("354 ")
-    wire.send(MESSAGE)
-    lines = wire.reply()
-    assert lines[0] == "550-5.1.1 <nobody-of-that-name@localhost>: no such user"
-    assert lines[1].startswith("550 5.1.1 the other recipients did not get the message either (")
-    assert inbox(account) == []
-    wire.begin(address(account))
-    assert wire.data(MESSAGE).startswith("250 2.2.0 ")
-    assert len(inbox(account)) == 1
-
-
 def test_case_and_what_follows_the_separator_do_not_matter(wire: Wire, account: Account) -> None:
     localpart = account.name
     wire.begin(f"{localpart.upper()}@LOCALHOST", f"{localpart}+Sales@localhost", f'"{localpart}"@localhost')
@@ -167,12 +153,12 @@ def test_over_quota_is_refused_for_now_and_nothing_stays(
 ) -> None:
     other = new_account()
     with db.write():
-        Account.objects.filter(pk=account.pk).update(quota_message_size=100_000)
+        Account.objects.filter(pk__in=(account.pk, other.pk)).update(quota_message_size=100_000)
     files, blobs = stored_files(), Blob.objects.count()
     wire.begin(address(other), address(account))
     assert wire.command("DATA").startswith("354 ")
     wire.send(LARGE)
-    assert wire.reply()[0] == f"452-4.2.2 <{address(account)}>: mailbox is full, try again later"
+    assert wire.reply()[0].startswith("452 4.2.2 mailbox is full, try again later (")
     assert (inbox(account), inbox(other)) == ([], [])
     assert (stored_files(), Blob.objects.count()) == (files, blobs)
     wire.begin(address(account))

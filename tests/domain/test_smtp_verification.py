@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from accounts.models import Account
+from accounts.models import Account, Address, Ruleset
 from protocols import dkim
 from protocols.dns import ErrorKind, MockResolver
 from protocols.message.authresults import AuthResults, parse_auth_results
@@ -116,6 +116,36 @@ def test_it_refuses_what_fails_the_policy_of_its_domain(account: Account) -> Non
     assert copy.mailbox.name == "Rejects"
     assert copy.is_reject
     assert copy.seen
+
+
+@pytest.mark.parametrize(
+    ("columns", "override"),
+    [
+        ({"list_allow_domain": "remote.example", "msg_from_regexp": "anna"}, "mailing_list"),
+        ({"is_forward": True, "smtp_mail_from_regexp": "bo@", "verified_domain": "remote.example"}, "forwarded"),
+    ],
+)
+def test_it_says_why_a_policy_was_not_followed(account: Account, columns: dict[str, Any], override: str) -> None:
+    Ruleset.objects.create(address=Address.objects.get(account=account), mailbox="Lists", **columns)
+    of_list = {"mx remote.example.": ["10 mx.sender.example."], "txt remote.example.": ["v=spf1 +all"]}
+    with running(resolver=MockResolver({**RECORDS, **of_list})) as service, service.connect(CLIENT) as wire:
+        wire.hello().begin(f"{account.name}@localhost", sender="bo@remote.example")
+        assert wire.data(content()).startswith("250 ")
+    (policy,) = [method for method in results(account).methods if method.method == "dmarc"]
+    assert (policy.result, policy.comment) == ("fail", f"without dnssec, override {override}")
+
+
+def test_it_says_that_a_message_was_sampled_out(account: Account) -> None:
+    records = {
+        **RECORDS,
+        "txt _dmarc.sender.example.": ["v=DMARC1; p=reject; pct=0"],
+        "mx list.example.": ["10 mx.sender.example."],
+    }
+    with running(resolver=MockResolver(records)) as service, service.connect(CLIENT) as wire:
+        wire.hello().begin(f"{account.name}@localhost", sender="bo@list.example")
+        assert wire.data(content()).startswith("250 ")
+    (policy,) = [method for method in results(account).methods if method.method == "dmarc"]
+    assert policy.comment == "without dnssec, override sampled_out"
 
 
 def test_a_signature_is_enough_for_mail_that_comes_another_way(account: Account) -> None:

@@ -15,7 +15,7 @@ from junk.content import words_of
 from junk.filterfile import BadFilterFile, FilterFile
 from junk.scoring import Parameters
 from junk.words import Grams
-from protocols.message import ensure_part
+from protocols.message import crlf_blocks, ensure_part
 from protocols.message.source import BytesSource
 
 MESSAGE_MAX: Final = 100 << 20  # bytes; larger files are no messages that anybody gets
@@ -179,7 +179,7 @@ def _read(path: Path, grams: Grams, *, junk: bool) -> _Message:
         size = path.stat().st_size
         if size > MESSAGE_MAX:
             raise CommandError(f"{path} has {size} bytes: no message is that large")
-        data = path.read_bytes()
+        data = _as_received(path.read_bytes())
     except OSError as exc:
         raise CommandError(f"{path} cannot be read: {exc.strerror}") from exc
     part, _ = ensure_part(data)
@@ -190,6 +190,13 @@ def _read(path: Path, grams: Grams, *, junk: bool) -> _Message:
         date.timestamp() if date is not None else 0.0,
         junk,
     )
+
+
+def _as_received(data: bytes) -> bytes:
+    """A message as it would come: files end their lines in LF, and from a mailbox they may begin with its From line."""
+    if data.startswith(b"From "):
+        data = data.partition(b"\n")[2]
+    return b"".join(crlf_blocks([data]))
 
 
 def _existing(options: Mapping[str, Any], grams: Grams) -> FilterFile:
