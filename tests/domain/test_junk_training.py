@@ -206,7 +206,9 @@ def test_the_commands_train_and_judge_collections(tmp_path: Path, capsys: pytest
         (tmp_path / kind / "cur").mkdir(parents=True)
         for number in range(20):
             name = tmp_path / kind / "cur" / f"{number}:2,S"
-            name.write_bytes(f"Date: Mon, 2 Mar 2026 10:{number}:00 +0000\r\n\r\n{text} word{number:o}\r\n".encode())
+            # As files are: lines end in LF, and some begin with what a mailbox in a file has between messages.
+            mark = "From x Mon Mar 2 10:00:00 2026\n" if number % 2 else ""
+            name.write_bytes(f"{mark}Date: Mon, 2 Mar 2026 10:{number}:00 +0000\n\n{text} word{number:o}\n".encode())
     ham, spam, filter_file = str(tmp_path / "ham"), str(tmp_path / "spam"), f"--filter={tmp_path / 'filter'}"
 
     call_command("junk", "train", ham, spam, filter_file)

@@ -92,7 +92,7 @@ def test_it_goes_out_signed_in_the_form_that_its_server_takes(wire: Wire, accoun
     row = queued()
     assert row.smtputf8
     assert b"\r\nFinal-Recipient: rfc822;n\\x{f6}body@localhost\r\n" in content(row)
-    postmaster = Account.objects.get(pk=row.account_id)
+    postmaster = Account.objects.get(name=row.account_name)
     with sink() as server:
         transport = route_to(server, postmaster)
         try:
