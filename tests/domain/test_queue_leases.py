@@ -30,6 +30,13 @@ pytestmark = pytest.mark.database
 DELIVERED = Outcome(Status.DELIVERED, code=250, secode="0.0", lines=("250 2.0.0 taken",))
 
 
+@pytest.fixture(autouse=True)
+def _nothing_else_waits(account: Account) -> None:
+    """What other tests left in the queue takes no slots."""
+    QueueMessage.objects.all().delete()
+    QueueDestination.objects.all().delete()
+
+
 @pytest.fixture
 def server() -> Iterator[Sink]:
     with sink() as started:
