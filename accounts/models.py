@@ -8,6 +8,7 @@ from django.conf import settings
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 
+from protocols.names import format_localpart
 from server.encryption import EncryptedField
 from server.regexps import REGEXP_MAX, check_regexp
 
@@ -126,7 +127,40 @@ class Address(models.Model):
         verbose_name_plural = "addresses"
 
     def __str__(self) -> str:
-        return f"{self.localpart}@{self.domain}"
+        return f"{format_localpart(self.localpart) if self.localpart else ''}@{self.domain}"
+
+
+class Alias(models.Model):
+    """An address whose mail goes to its members: addresses of accounts, so that no alias leads to another."""
+
+    domain = models.ForeignKey(Domain, on_delete=models.PROTECT, related_name="aliases")
+    localpart = models.CharField(max_length=128)
+    canonical = models.CharField(max_length=400, unique=True, help_text="As that of an address, and never one's.")
+    members = models.ManyToManyField(Address, through="AliasMember", related_name="aliases")
+    post_public = models.BooleanField(default=False, help_text="Anybody may send to it; else only its members.")
+    list_members = models.BooleanField(default=False, help_text="Members see each other in their account pages.")
+    allow_msg_from = models.BooleanField(default=False, help_text="Members may use it as their From address.")
+    version = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)], help_text="Optimistic lock.")
+
+    class Meta:
+        verbose_name_plural = "aliases"
+
+    def __str__(self) -> str:
+        return f"{format_localpart(self.localpart)}@{self.domain}"
+
+
+class AliasMember(models.Model):
+    """A member of an alias. Their order is that of the rows: the first one's rejection is the alias's."""
+
+    alias = models.ForeignKey(Alias, on_delete=models.CASCADE, related_name="memberships")
+    address = models.ForeignKey(Address, on_delete=models.CASCADE, related_name="memberships")
+
+    class Meta:
+        ordering = ["pk"]
+        constraints = [models.UniqueConstraint(fields=["alias", "address"], name="alias_member_once")]
+
+    def __str__(self) -> str:
+        return f"{self.address} in {self.alias}"
 
 
 class JunkFilterConfig(models.Model):

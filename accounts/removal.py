@@ -24,7 +24,7 @@ from django.db.models import CASCADE, F, ForeignKey, Model, Q
 from server import db, faults
 from server.models import ServerSettings
 
-from .accounts import ConfigurationError
+from .accounts import ConfigurationError, changing, leave_aliases
 from .models import Account, AccountRemoval, Address, Credential, Domain, LoginSession, TLSPublicKey
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ def order(account: Account, *, deliver_queued: bool = False) -> AccountRemoval:
     Its addresses, password and sessions in browsers go at once, and nothing can be added to it any more.
     ``deliver_queued``: what it sent and still waits is delivered, instead of failed without a notice.
     """
-    with db.write():
+    with changing():
         # A delivery under way holds the account's state, which is locked below, and refers to this row.
         account = Account.objects.select_for_update(no_key=True).get(pk=account.pk)
         _check_not_needed(account)
@@ -78,6 +78,7 @@ def order(account: Account, *, deliver_queued: bool = False) -> AccountRemoval:
         removal = AccountRemoval.objects.create(
             account=account, name=account.name, deliver_queued=deliver_queued, requested=datetime.now(UTC)
         )
+        leave_aliases(account.addresses.all())
         for model in (Address, Credential, LoginSession, TLSPublicKey):
             model._default_manager.filter(account=account).delete()
         Account.objects.filter(pk=account.pk).update(version=F("version") + 1)

@@ -37,6 +37,7 @@ log = logging.getLogger(__name__)
 STRICT_THRESHOLD: Final = 0.25  # for strangers with something odd about them
 THRESHOLD_NOISE: Final = 0.05  # so that trying does not tell which words count
 
+AUTH_REQUIRED: Final = "message-auth-required"  # the reason; no verdict on the sender, but a rule of the address
 REFUSED: Final = "error processing"  # deliberately vague: it teaches spammers nothing, and honest senders try again
 
 
@@ -74,6 +75,8 @@ class Incoming:
     size: int
     received: datetime
     blocklists: tuple[str, ...] = ()
+    auth_refusal: str = ""
+    """What the address says to messages whose From domain nobody vouches for, if this is one; "" otherwise."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +161,8 @@ class _Case:
         self._apply_ruleset()
         if self._incoming.policy_refusal and self._base.forwarder is None:
             self._reject("dmarc-policy", 550, "5.7.26", self._incoming.policy_refusal)
+        if self._incoming.auth_refusal:
+            self._reject(AUTH_REQUIRED, 550, "5.7.26", self._incoming.auth_refusal)
         self._judge_sender()
         self._check_policies()
         self._check_subjectpass()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -17,7 +17,7 @@ from typing import IO, Final, TypeAlias
 
 from django.db import OperationalError
 
-from accounts.addresses import Resolved
+from accounts.addresses import Destination, ResolvedAlias
 from junk.analysis import Verdict
 from junk.reputation import Sender
 from mailqueue.submit import Prepared as Bounce
@@ -39,6 +39,7 @@ from store.messages import NewMessage, Origin
 
 from . import headers, telling
 from .content import Content
+from .copies import Copy, Plan, agreed, canonical_author, first, may_post, plan
 from .errors import SMTPError
 from .forged import without_results_of
 from .judging import Case, judge
@@ -50,6 +51,7 @@ log = logging.getLogger(__name__)
 
 MAX_RECEIVED: Final = 100  # Received fields; a message with more goes round in circles (RFC 5321 6.3)
 DSN_TRIES: Final = 3  # at a DSN: who fails may change while it is written
+OVER_QUOTA: Final = Reply(452, "4.2.2", "mailbox is full, try again later")
 KNOWN_ADDRESSES: Final = 4096  # clients whose networks are remembered: senders come again
 
 _TLS_VERSIONS: Final = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
@@ -76,7 +78,7 @@ class Recipient:
     """An accepted RCPT. ``resolved`` is None for an unknown localpart of a hosted domain: refused after DATA."""
 
     path: Path
-    resolved: Resolved | None
+    resolved: Destination | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +92,9 @@ class Outcome:
     reason: str = ""
     """Of the verdict."""
     kept: bool = False
-    """It was rejected, and a copy is where its recipient finds it."""
+    """It was rejected, and a copy is where its recipient finds it; of an alias, some member."""
+    accounts: tuple[str, ...] = ()
+    """Those that it was stored for: one, or some of an alias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,26 +129,37 @@ async def deliver(
     ``spf_known``: what SPF said at RCPT. Raises SMTPError for a message that nobody gets, and what the store raises.
     """
     rules = around.rules
-    refused = [_refusal(recipient, rules) for recipient in message.recipients]
-    wanted = [recipient for recipient, refusal in zip(message.recipients, refused, strict=True) if refusal is None]
-    if not wanted:
+    outcomes = {each.path: refusal for each in message.recipients if (refusal := _refusal(each, rules)) is not None}
+    if len(outcomes) == len(message.recipients):
         await bridge.call(check_loop, message.content.data)
-        stored: list[Outcome] = []
-    else:
-        received = await bridge.call(prepare, message, rules)
-        try:
-            case = await _case(message, received, around, spf_known)
-            places = [(recipient.path, recipient.resolved) for recipient in wanted if recipient.resolved is not None]
-            verdicts = await judge(bridge, around.resolver, case, places, around.blocklists)
-            if any(verdict.is_first_time for verdict in verdicts) and around.first_time_delay:
-                await around.wait(around.first_time_delay)
-            judged = _judged(message, wanted, received, case, verdicts)
-        except BaseException:
+        return list(outcomes.values())
+    received = await bridge.call(prepare, message, rules)
+    try:
+        case = await _case(message, received, around, spf_known)
+        author = await bridge.call(canonical_author, received.author) if _has_alias(message) else ""
+        outcomes |= _not_for_alias(message, outcomes, author, case.verification)
+        wanted = [
+            (each.path, each.resolved) for each in message.recipients if each.path not in outcomes and each.resolved
+        ]
+        if not wanted:
             await bridge.call(received.blob.discard)
-            raise
-        stored = await _store(bridge, judged, _Sender(message, received, case, rules), refused)
-    rest = iter(stored)
-    return [refusal or next(rest) for refusal in refused]
+            return [outcomes[recipient.path] for recipient in message.recipients]
+        planned = plan(wanted, author)
+        copies = [copy for of_recipient in planned.copies.values() for copy in of_recipient]
+        verdicts = await judge(bridge, around.resolver, case, copies, around.blocklists)
+        judged = _judged(message, received, case, planned, verdicts)
+        if any(each.verdict.is_first_time for each in judged) and around.first_time_delay:
+            await around.wait(around.first_time_delay)
+    except BaseException:
+        await bridge.call(received.blob.discard)
+        raise
+    stored = await _store(bridge, judged, _Sender(message, received, case, rules), list(outcomes.values()))
+    outcomes |= {outcome.recipient.path: outcome for outcome in stored}
+    return [
+        outcomes.get(recipient.path)
+        or _as_covered(recipient, [outcomes[path] for path in planned.covered[recipient.path]])
+        for recipient in message.recipients
+    ]
 
 
 async def _case(message: Message, received: Prepared, around: Circumstances, spf_known: SpfResult | None) -> Case:
@@ -169,6 +184,30 @@ async def _case(message: Message, received: Prepared, around: Circumstances, spf
         verification,
         message.received,
     )
+
+
+def _has_alias(message: Message) -> bool:
+    return any(isinstance(recipient.resolved, ResolvedAlias) for recipient in message.recipients)
+
+
+def _not_for_alias(
+    message: Message, refused: Mapping[Path, Outcome], author: str, verification: Verification
+) -> dict[Path, Outcome]:
+    """The refusals of aliases that its author may not send to, among those that are not refused yet."""
+    reply = Reply(550, "5.7.2", "you may not send to this address")
+    return {
+        recipient.path: Outcome(recipient, Result.REJECT, reply, reason="alias")
+        for recipient in message.recipients
+        if recipient.path not in refused
+        and isinstance(recipient.resolved, ResolvedAlias)
+        and not may_post(recipient.resolved, author, verification)
+    }
+
+
+def _as_covered(recipient: Recipient, covering: Sequence[Outcome]) -> Outcome:
+    """The outcome for an alias whose members get the message as other recipients: the best of theirs."""
+    best = next((outcome for outcome in covering if outcome.result is Result.DELIVERED), covering[0])
+    return replace(best, recipient=recipient)
 
 
 def final_reply(outcomes: Sequence[Outcome]) -> Reply:
@@ -234,28 +273,51 @@ def prepare(message: Message, rules: Rules) -> Prepared:
 
 
 @dataclass(frozen=True, slots=True)
-class _Judged:
-    """A recipient, what becomes of its message, and that message."""
+class _JudgedCopy:
+    """A copy of a message, what becomes of it, and the message to store."""
 
-    recipient: Recipient
+    account_name: str
     verdict: Verdict
     delivery: Delivery
 
 
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """A recipient with its copies. ``verdict``: what the sender hears of."""
+
+    recipient: Recipient
+    verdict: Verdict
+    copies: tuple[_JudgedCopy, ...]
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody takes it."""
+        return any(_is_wanted(copy.verdict) for copy in self.copies)
+
+
 def _judged(
-    message: Message, recipients: Sequence[Recipient], received: Prepared, case: Case, verdicts: Sequence[Verdict]
+    message: Message, received: Prepared, case: Case, planned: Plan, verdicts: Sequence[Verdict]
 ) -> list[_Judged]:
-    """What the transaction needs, for each recipient."""
+    """What the transaction needs, for each recipient that gets copies; ``verdicts`` in the order of the copies."""
     results = {
         override: case.verification.header(message.peer.hostname, smtputf8=received.smtputf8, override=override)
         for override in {verdict.dmarc_override for verdict in verdicts}
     }
-    return [
-        _Judged(
-            recipient, verdict, _delivery(message, recipient, received, results[verdict.dmarc_override], case, verdict)
+    recipients = {recipient.path: recipient for recipient in message.recipients}
+    rest = iter(verdicts)
+    judged = []
+    for path, copies in planned.copies.items():
+        members = agreed([next(rest) for _ in copies])
+        stored = tuple(
+            _JudgedCopy(
+                copy.resolved.account_name,
+                verdict,
+                _delivery(message, copy, received, results[verdict.dmarc_override], case, verdict),
+            )
+            for copy, verdict in zip(copies, members, strict=True)
         )
-        for recipient, verdict in zip(recipients, verdicts, strict=True)
-    ]
+        judged.append(_Judged(recipients[path], first(members), stored))
+    return judged
 
 
 class _Undone(Exception):
@@ -293,9 +355,9 @@ async def _store(
 ) -> list[Outcome]:
     """One change of the group commit for all recipients, and for the DSN if it fails for some."""
     failed = _failed(refused)
-    if any(_is_wanted(each.verdict) for each in judged):
-        failed |= {each.recipient.path: _rejection(each.verdict) for each in judged if not _is_wanted(each.verdict)}
-    blob = judged[0].delivery.new.blob
+    if any(each.is_wanted for each in judged):
+        failed |= {each.recipient.path: _rejection(each.verdict) for each in judged if not each.is_wanted}
+    blob = sender.received.blob
     for _ in range(DSN_TRIES):
         notice = await sender.notice(bridge, failed)
         try:
@@ -327,8 +389,10 @@ async def _write(
 ) -> list[Outcome]:
     """Raises _Undone where the message fails for others than ``failed``, of whom the notice tells."""
 
+    copies = [copy for each in judged for copy in each.copies]
+
     def job(tx: Tx) -> list[Outcome]:
-        delivering = Delivering(tx, alone=len(judged) == 1)
+        delivering = Delivering(tx, alone=len(copies) == 1)
         outcomes = [_stored(delivering, each) for each in judged]
         if any(outcome.result is Result.DELIVERED for outcome in outcomes):
             if sender.is_told and (now_failed := _failed([*refused, *outcomes])):
@@ -339,7 +403,7 @@ async def _write(
             raise _Undone(outcomes)
         return outcomes
 
-    accounts = {each.delivery.account_id for each in judged}
+    accounts = {copy.delivery.account_id for copy in copies}
     if notice is not None:
         accounts.add(notice.request.account_id)
     outcomes = await bridge.write(sorted(accounts), job)
@@ -347,7 +411,7 @@ async def _write(
     # its content must be there. If it was not, the collector finds the file.
     delivered = any(outcome.result is Result.DELIVERED for outcome in outcomes)
     if not delivered and not any(outcome.kept for outcome in outcomes):
-        await bridge.call(judged[0].delivery.new.blob.discard)
+        await bridge.call(sender.received.blob.discard)
     if notice is not None and not delivered:
         await bridge.call(notice.discard)
     return outcomes
@@ -366,24 +430,42 @@ def _rejection(verdict: Verdict) -> Reply:
 
 
 def _stored(delivering: Delivering, judged: _Judged) -> Outcome:
-    recipient, verdict = judged.recipient, judged.verdict
+    """The outcome for a recipient: for an alias, delivered if one member has it, else what the first hears."""
+    recipient = judged.recipient
+    outcomes = [_stored_copy(delivering, recipient, copy) for copy in judged.copies]
+    accounts = tuple(
+        copy.account_name
+        for copy, outcome in zip(judged.copies, outcomes, strict=True)
+        if outcome.result is Result.DELIVERED
+    )
+    if accounts:
+        return Outcome(recipient, Result.DELIVERED, reason=judged.verdict.reason, accounts=accounts)
+    # Members who would take it come before those who would not; that they are over quota is said if it is all there is.
+    failed = [outcome for outcome in outcomes if outcome.result not in (Result.REJECT, Result.HIGH_RATE)]
+    told = next((outcome for outcome in failed if outcome.reply != OVER_QUOTA), (*failed, *outcomes)[0])
+    return replace(told, kept=any(outcome.kept for outcome in outcomes))
+
+
+def _stored_copy(delivering: Delivering, recipient: Recipient, copy: _JudgedCopy) -> Outcome:
+    verdict = copy.verdict
+    about = {"rcptto": str(recipient.path), "account": copy.account_name}
     try:
         if _is_wanted(verdict):
-            delivering.deliver(judged.delivery)
+            delivering.deliver(copy.delivery)
             return Outcome(recipient, Result.DELIVERED, reason=verdict.reason)
-        kept = verdict.keep and delivering.keep_reject(judged.delivery)
+        kept = verdict.keep and delivering.keep_reject(copy.delivery)
         result = Result.REJECT if verdict.keep else Result.HIGH_RATE
         return Outcome(recipient, result, _rejection(verdict), reason=verdict.reason, kept=kept)
     except OverQuota as exc:
-        log.info("recipient is over quota", extra={"rcptto": str(recipient.path), "err": str(exc)})
-        return Outcome(recipient, Result.DELIVERY_ERROR, Reply(452, "4.2.2", "mailbox is full, try again later"))
+        log.info("recipient is over quota", extra={**about, "err": str(exc)})
+        return Outcome(recipient, Result.DELIVERY_ERROR, OVER_QUOTA)
     except MailboxGone as exc:
-        log.info("account is gone", extra={"rcptto": str(recipient.path), "err": str(exc)})
+        log.info("account is gone", extra={**about, "err": str(exc)})
         return Outcome(recipient, Result.ACCOUNT_ERROR, Reply(451, "4.3.0", "account cannot be opened"))
     except OperationalError:
         raise  # the whole transaction is lost: the writer knows what to do
     except StoreError as exc:
-        log.warning("message cannot be stored", extra={"rcptto": str(recipient.path), "err": str(exc)})
+        log.warning("message cannot be stored", extra={**about, "err": str(exc)})
         return Outcome(recipient, Result.DELIVERY_ERROR, Reply(451, "4.3.0", "message cannot be stored"))
 
 
@@ -433,14 +515,14 @@ def _masked_addresses(remote_ip: str) -> list[str]:
 
 
 def _delivery(
-    message: Message, recipient: Recipient, received: Prepared, results: bytes, case: Case, verdict: Verdict
+    message: Message, copy: Copy, received: Prepared, results: bytes, case: Case, verdict: Verdict
 ) -> Delivery:
-    assert recipient.resolved is not None
-    path = recipient.path
+    path = copy.path
     prefix = headers.prefix(
         message.peer,
         message.mail.reverse_path,
         path,
+        copy.delivered_to,
         message.received,
         results,
         smtputf8=received.smtputf8,
@@ -467,7 +549,7 @@ def _delivery(
         flags=Flags(SEEN) if instead else NO_FLAGS,
         is_reject=instead,
     )
-    return Delivery(recipient.resolved.account_id, verdict.into_instead if instead else verdict.mailbox, new)
+    return Delivery(copy.resolved.account_id, verdict.into_instead if instead else verdict.mailbox, new)
 
 
 def _forwarded(origin: Origin, left: Sender) -> Origin:

@@ -23,6 +23,7 @@ def prefix(
     peer: Peer,
     reverse_path: Path,
     recipient: Path,
+    delivered_to: Path,
     received: datetime,
     results: bytes,
     *,
@@ -32,14 +33,15 @@ def prefix(
 ) -> bytes:
     """``verdict``, Delivered-To, Return-Path, the fields with what was verified, and Received.
 
-    In UTF-8 if the message is internationalised, else ASCII.
+    ``delivered_to`` is the recipient, or where that is an alias its member. In UTF-8 if the message is
+    internationalised, else ASCII.
     """
-    delivered_to = HeaderWriter("Delivered-To:")
-    delivered_to.add(" ", recipient.text(smtputf8=smtputf8))
+    address = HeaderWriter("Delivered-To:")
+    address.add(" ", delivered_to.text(smtputf8=smtputf8))
     return_path = HeaderWriter("Return-Path:")
     return_path.add(" ", f"<{reverse_path.text(smtputf8=smtputf8)}>")
     trace = _received(peer, recipient, received, smtputf8=smtputf8, require_tls=require_tls)
-    return verdict + delivered_to.bytes() + return_path.bytes() + results + trace
+    return verdict + address.bytes() + return_path.bytes() + results + trace
 
 
 def verdict_fields(reason: str, explanation: Sequence[str]) -> bytes:

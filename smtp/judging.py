@@ -1,6 +1,6 @@
-"""The verdict for each recipient of a message: what was verified goes to junk.analysis, which knows the account.
+"""The verdict for each copy of a message: what was verified goes to junk.analysis, which knows the account.
 
-verdicts = await judge(bridge, resolver, case, recipients, zones)
+verdicts = await judge(bridge, resolver, case, copies, zones)
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from store import blobs, content
 from store.bridge import Bridge
 from store.messages import Origin
 
+from .copies import Copy
 from .transaction import Peer
 from .verification import Verification
 
@@ -51,11 +52,11 @@ async def judge(
     bridge: Bridge,
     resolver: Resolver,
     case: Case,
-    recipients: Sequence[tuple[Path, Resolved]],
+    copies: Sequence[Copy],
     zones: Sequence[str],
 ) -> list[Verdict]:
-    """A verdict for each recipient, in their order. Blocklists are asked once, and only if a verdict needs them."""
-    found = await bridge.call(_analyze_all, case, recipients, tuple(zones))
+    """A verdict for each copy, in their order. Blocklists are asked once, and only if a verdict needs them."""
+    found = await bridge.call(_analyze_all, case, copies, tuple(zones))
     listed: asyncio.Task[str] | None = None
     verdicts: list[Verdict] = []
     for verdict in found:
@@ -66,18 +67,16 @@ async def judge(
     return verdicts
 
 
-def _analyze_all(
-    case: Case, recipients: Sequence[tuple[Path, Resolved]], zones: tuple[str, ...]
-) -> list[Verdict | AskBlocklists]:
+def _analyze_all(case: Case, copies: Sequence[Copy], zones: tuple[str, ...]) -> list[Verdict | AskBlocklists]:
     """In a thread, with one reader of the content for all."""
     blob = case.blob
     with content.blob_reader(0, blob.size, blob.data, blob.storage_name) as source:
         found: list[Verdict | AskBlocklists] = []
         head, body = blob.structure.get("head", 0), blob.structure.get("body", 0)
         header = source.read_at(head, min(body - head, HEADER_MAX))
-        for path, resolved in recipients:
-            sender = _sender(case, resolved.account_id)
-            found.append(analyze(_incoming(case, path, resolved, sender, header, source, zones)))
+        for copy in copies:
+            sender = _sender(case, copy.resolved.account_id)
+            found.append(analyze(_incoming(case, copy.path, copy.resolved, sender, header, source, zones)))
         return found
 
 
@@ -107,6 +106,7 @@ def _incoming(
         iprev_passed=verification.iprev.status is IprevStatus.PASS,
         has_tls=bool(case.peer.tls_version),
         policy_refusal=verification.policy_refusal(),
+        auth_refusal="" if verification.author_is_vouched_for else resolved.message_auth_required_error,
         dmarc_passed=policy is not None and policy.status is DmarcStatus.PASS,
         is_addressed=not path.localpart or _is_addressed(case.blob, path),
         header=header,

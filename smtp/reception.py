@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import ClassVar
+from typing import ClassVar, Final
 
 from django.conf import settings
 
-from accounts.addresses import Resolved
+from accounts.addresses import Destination
 from protocols import spf
 from protocols.dns import Resolver
 from protocols.names import IPDomain
@@ -21,12 +21,15 @@ from . import metrics
 from .content import Content
 from .delivery import Circumstances, Message, Outcome, Recipient, Result, deliver, final_reply
 from .errors import SMTPError
-from .recipients import resolve_recipient
+from .recipients import copies_of, resolve_recipient, takes_tls_reports
 from .resolvers import Resolvers
 from .sendercheck import check_hello, check_sender_domain
 from .session import Session
 from .transaction import Done, Transaction
 from .verification import spf_args
+
+NAMED_MAX: Final = 10  # accounts of an alias that a line of the log names
+COPIES_MAX: Final = 1000  # of a message, in one transaction of the database; an alias has no more members
 
 
 class Reception(Session):
@@ -76,7 +79,8 @@ class Reception(Session):
             await check_sender_domain(await self._resolver(), domain)
 
     async def _check_recipient(self, transaction: Transaction, path: Path) -> None:
-        if self._connection.listener.smtp_require_starttls and self._stream.tls is None:
+        needs_tls = self._connection.listener.smtp_require_starttls and self._stream.tls is None
+        if needs_tls and not await self._bridge.call(takes_tls_reports, path):
             raise SMTPError(530, "5.7.0", "STARTTLS is needed first")
         self._check_count(transaction)
         if transaction.accepted and transaction.mail.reverse_path.is_null:
@@ -96,8 +100,13 @@ class Reception(Session):
     async def _resolver(self) -> Resolver:
         return await self._resolvers.get(localserve=self._rules.localserve)
 
-    async def _resolve(self, path: Path) -> Resolved | None:
-        return await self._bridge.call(resolve_recipient, path, in_localserve=self._rules.localserve)
+    async def _resolve(self, transaction: Transaction, path: Path) -> Destination | None:
+        found = await self._bridge.call(resolve_recipient, path, in_localserve=self._rules.localserve)
+        copies = copies_of(found)
+        if transaction.copies and transaction.copies + copies > COPIES_MAX:
+            raise SMTPError(452, "4.5.3", "too many members of aliases, send to this one in another transaction")
+        transaction.copies += copies
+        return found
 
     async def _take(self, transaction: Transaction, content: Content) -> Done:
         recipients = [Recipient(path, resolved) for path, resolved in transaction.recipients.items()]
@@ -127,8 +136,8 @@ class Reception(Session):
             metrics.deliveries.labels(outcome.result.value, outcome.reason).inc()
             fields = {"mailfrom": sender, "rcptto": str(outcome.recipient.path), "size": size}
             if outcome.result is Result.DELIVERED:
-                assert outcome.recipient.resolved is not None
-                self._log.info("delivered", extra={**fields, "account": outcome.recipient.resolved.account_name})
+                named = {"account": " ".join(outcome.accounts[:NAMED_MAX]), "copies": len(outcome.accounts)}
+                self._log.info("delivered", extra={**fields, **named})
             else:
                 reason = outcome.reply.text if outcome.reply is not None else "withheld because of other recipients"
                 self._log.info("not delivered", extra={**fields, "result": outcome.result.value, "reason": reason})

@@ -15,7 +15,7 @@ from typing import ClassVar, Final
 
 from django.conf import settings
 
-from accounts.addresses import Resolved
+from accounts.addresses import Destination
 from protocols.names import IPDomain, own_hostname
 from protocols.smtpreply import Reply
 from protocols.smtpsyntax import (
@@ -274,7 +274,7 @@ class Session(abc.ABC):
         await self._check_recipient(transaction, path)
         await self._fail_if_special(path, RCPT_PREFIX)
         if path not in transaction.recipients:
-            transaction.recipients[path] = await self._resolve(path)
+            transaction.recipients[path] = await self._resolve(transaction, path)
         transaction.accepted += 1
         return Reply(250, "2.1.0", "recipient accepted")
 
@@ -425,7 +425,7 @@ class Session(abc.ABC):
         """Raises SMTPError for a recipient that cannot be added, wherever it leads."""
 
     @abc.abstractmethod
-    async def _resolve(self, path: Path) -> Resolved | None:
+    async def _resolve(self, transaction: Transaction, path: Path) -> Destination | None:
         """Where a recipient leads: see Transaction. Raises SMTPError."""
 
     @abc.abstractmethod

@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from typing import ClassVar, Final
 
-from accounts.addresses import Resolved, may_send_as
+from accounts.addresses import Destination, may_send_as
 from accounts.dialogue import Cancelled, Dialogue, NotBase64
 from accounts.login import LoginOutcome
 from protocols.names import IPDomain, own_hostname
@@ -152,7 +152,7 @@ class Submission(Session):
     async def _check_recipient(self, transaction: Transaction, path: Path) -> None:
         self._check_count(transaction)
 
-    async def _resolve(self, path: Path) -> Resolved | None:
+    async def _resolve(self, transaction: Transaction, path: Path) -> Destination | None:
         return await self._bridge.call(resolve_submitted, path, in_localserve=self._rules.localserve)
 
     async def _take(self, transaction: Transaction, content: Content) -> Done:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from accounts.addresses import Resolved
+from accounts.addresses import Destination
 from protocols.names import Domain, IPDomain
 from protocols.smtpreply import Reply
 from protocols.smtpsyntax import Mail, Path
@@ -48,8 +48,9 @@ class Transaction:
     """
 
     mail: Mail
-    recipients: dict[Path, Resolved | None] = field(default_factory=dict)
+    recipients: dict[Path, Destination | None] = field(default_factory=dict)
     accepted: int = 0  # RCPTs that were answered with 250
+    copies: int = 0  # of the message that they ask for: one for each member of an alias
 
 
 @dataclass(frozen=True, slots=True)

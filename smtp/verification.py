@@ -120,6 +120,13 @@ class Verification:
             return Validation.DMARC if passed else Validation.RELAXED
         return Validation.NONE
 
+    @property
+    def author_is_vouched_for(self) -> bool:
+        """Whether SPF or DKIM pass for a name aligned with From, as closely as the policy of the From domain asks."""
+        if self.dmarc is not None and self.dmarc.record is not None:
+            return self.dmarc.aligned_spf or self.dmarc.aligned_dkim
+        return self._author_validation() in (Validation.STRICT, Validation.DMARC, Validation.RELAXED)
+
     def policy_refusal(self) -> str:
         """Why the sender's domain asks for messages like this to be refused (RFC 7489 section 6.6.2); "" if not."""
         if self.dmarc is None or not self.dmarc.use or not self.dmarc.reject:

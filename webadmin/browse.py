@@ -6,7 +6,17 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
-from accounts.models import Account, Address, DKIMSelector, Domain, LoginSession, Route, TLSPublicKey, Transport
+from accounts.models import (
+    Account,
+    Address,
+    Alias,
+    DKIMSelector,
+    Domain,
+    LoginSession,
+    Route,
+    TLSPublicKey,
+    Transport,
+)
 from mailqueue.models import DeliveryAttempt, HoldRule, QueueDestination, QueueMessage, RetiredMessage
 from server.models import LoginAttempt
 from store.models import Blob, Mailbox, Message
@@ -33,6 +43,13 @@ class AddressAdmin(ReadOnlyAdmin[Address]):
     list_display = ("__str__", "account", "default_mailbox")
     list_select_related = ("domain", "account")
     search_fields = ("canonical", "full_name", "account__name")
+
+
+@admin.register(Alias)
+class AliasAdmin(ReadOnlyAdmin[Alias]):
+    list_display = ("__str__", "post_public", "list_members", "allow_msg_from")
+    list_select_related = ("domain",)
+    search_fields = ("canonical", "members__canonical")
 
 
 @admin.register(DKIMSelector)

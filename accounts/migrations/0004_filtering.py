@@ -66,5 +66,41 @@ class Migration(migrations.Migration):
                 'ordering': ['position', 'pk'],
             },
         ),
+        migrations.CreateModel(
+            name='Alias',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('localpart', models.CharField(max_length=128)),
+                ('canonical', models.CharField(help_text="As that of an address, and never one's.", max_length=400, unique=True)),
+                ('post_public', models.BooleanField(default=False, help_text='Anybody may send to it; else only its members.')),
+                ('list_members', models.BooleanField(default=False, help_text='Members see each other in their account pages.')),
+                ('allow_msg_from', models.BooleanField(default=False, help_text='Members may use it as their From address.')),
+                ('version', models.PositiveIntegerField(default=1, help_text='Optimistic lock.', validators=[django.core.validators.MinValueValidator(1)])),
+                ('domain', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='aliases', to='accounts.domain')),
+            ],
+            options={
+                'verbose_name_plural': 'aliases',
+            },
+        ),
+        migrations.CreateModel(
+            name='AliasMember',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('address', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='memberships', to='accounts.address')),
+                ('alias', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='memberships', to='accounts.alias')),
+            ],
+            options={
+                'ordering': ['pk'],
+            },
+        ),
+        migrations.AddField(
+            model_name='alias',
+            name='members',
+            field=models.ManyToManyField(related_name='aliases', through='accounts.AliasMember', to='accounts.address'),
+        ),
+        migrations.AddConstraint(
+            model_name='aliasmember',
+            constraint=models.UniqueConstraint(fields=('alias', 'address'), name='alias_member_once'),
+        ),
         migrations.RunPython(give_accounts_a_filter, migrations.RunPython.noop),
     ]

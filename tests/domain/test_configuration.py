@@ -130,7 +130,7 @@ def test_a_removed_domain_takes_its_addresses_and_leaves_its_keys(owner: Account
     name = domain.name
     keys = dict(DKIMSelector.objects.filter(domain=domain).values_list("name", "private_key"))
     gone = domains.remove_domain(domain, cascade=True)
-    assert [str(address) for address in gone] == [f"postmaster@{name}"]
+    assert [str(address) for address in gone.addresses] == [f"postmaster@{name}"]
     assert Account.objects.filter(pk=owner.pk).exists()
     with pytest.raises(addresses.DomainNotFound):
         resolved(f"postmaster@{name}")
@@ -280,6 +280,10 @@ def test_the_config_command_tells_what_it_did(database: None) -> None:
         "localpart": "sales",
         "domain": f"{name}.example",
         "mailbox": "Inbox",
+        "full_name": "",
+        "smtp_error": "",
+        "message_auth_required_error": "",
+        "aliases": [],
     }
     assert config("address", "account", f"SALES+x@{name}.example") == f"{name} (by address)\n"
     config("address", "rm", f"info@{name}.example")

@@ -1,4 +1,4 @@
-"""``manage.py config``: accounts, addresses, domains, and TLS client keys."""
+"""``manage.py config``: accounts, addresses, aliases, domains, and TLS client keys."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from accounts import accounts, domains, removal, tlskeys
+from accounts import accounts, addresssettings, aliases, domains, removal, tlskeys
 from accounts.accounts import ConfigurationError
-from accounts.addresses import AddressError, resolve
-from accounts.models import Account, Address, Domain, TLSPublicKey
+from accounts.addresses import AddressError, ResolvedAlias, is_reports_only, resolve
+from accounts.aliases import AliasSettings
+from accounts.models import Account, Address, Alias, Domain, TLSPublicKey
 from protocols.names import BadAddress, parse_address
 
 Options = Mapping[str, Any]
@@ -21,7 +22,7 @@ Options = Mapping[str, Any]
 
 class Command(BaseCommand):
     help = (
-        "Configure domains, accounts and addresses. Changes take effect at once, beside a running server; "
+        "Configure domains, accounts, addresses and aliases. Changes take effect at once, beside a running server; "
         "mox help config lists the words."
     )
 
@@ -29,6 +30,7 @@ class Command(BaseCommand):
         groups = parser.add_subparsers(dest="group", required=True, metavar="GROUP")
         self._add_account(groups.add_parser("account", help="who has mail here"))
         self._add_address(groups.add_parser("address", help="where mail goes"))
+        self._add_alias(groups.add_parser("alias", help="addresses whose mail goes to several others"))
         self._add_domain(groups.add_parser("domain", help="the domains that mail is taken for"))
         self._add_tlspubkey(groups.add_parser("tlspubkey", help="keys that log in to IMAP without a password"))
 
@@ -87,13 +89,65 @@ class Command(BaseCommand):
         remove = word(
             "rm",
             self._address_remove,
-            "Remove an address: mail to it is refused from now on (or goes to the catchall). Messages stay where they "
-            "are. An account whose last address is removed can no longer log in.",
+            "Remove an address: mail to it is refused from now on (or goes to the catchall), and it leaves the aliases "
+            "that it is a member of. Messages stay where they are. An account whose last address is removed can no "
+            "longer log in. The last member of an alias cannot be removed.",
         )
         remove.add_argument("address", help="localpart@domain, or @domain for the catchall")
         account = word("account", self._address_account, "Tell to which account mail for an address is delivered.")
         account.add_argument("address")
         account.add_argument("--json", action="store_true", help="for programs")
+        show = word("print", self._address_print, "Show what is set for an address.")
+        show.add_argument("address", help="localpart@domain, or @domain for the catchall")
+        show.add_argument("--json", action="store_true", help="for programs")
+        update = word(
+            "update",
+            self._address_update,
+            'Change what is set for an address. What is not given stays as it is, "" removes it.',
+        )
+        update.add_argument("address", help="localpart@domain, or @domain for the catchall")
+        update.add_argument("--mailbox", help="that mail goes to unless a ruleset says otherwise; Inbox without this")
+        update.add_argument("--fullname", help="of the sender; the account's without this")
+        update.add_argument(
+            "--smtperror",
+            metavar="TEXT",
+            help="refuse all mail: 421 or 550, for now or for good, and behind a space what senders are told",
+        )
+        update.add_argument(
+            "--messageauthrequirederror",
+            metavar="TEXT",
+            help="refuse, with this text, messages whose From address SPF and DKIM do not vouch for",
+        )
+
+    def _add_alias(self, parser: argparse.ArgumentParser) -> None:
+        word = _words(parser)
+        listing = word("list", self._alias_list, "List the aliases of a domain, or of all.")
+        listing.add_argument("domain", nargs="?")
+        listing.add_argument("--json", action="store_true", help="for programs")
+        show = word("print", self._alias_print, "Show the settings and the members of an alias.")
+        show.add_argument("alias", help="localpart@domain")
+        show.add_argument("--json", action="store_true", help="for programs")
+        add = word(
+            "add",
+            self._alias_add,
+            "Add an alias: mail to it goes to its members, which are addresses of accounts on this server. A member "
+            "who is a recipient anyway, or who wrote the message, gets no copy. Unless it is public, only members can "
+            "send to it.",
+        )
+        add.add_argument("alias", help="localpart@domain")
+        add.add_argument("member", nargs="+", help="address of an account")
+        _add_alias_settings(add)
+        update = word("update", self._alias_update, "Change settings of an alias. What is not given stays as it is.")
+        update.add_argument("alias", help="localpart@domain")
+        _add_alias_settings(update)
+        remove = word("rm", self._alias_remove, "Remove an alias: mail to it is refused from now on. Its members stay.")
+        remove.add_argument("alias", help="localpart@domain")
+        addaddr = word("addaddr", self._alias_addaddr, "Add members to an alias.")
+        addaddr.add_argument("alias", help="localpart@domain")
+        addaddr.add_argument("member", nargs="+", help="address of an account")
+        rmaddr = word("rmaddr", self._alias_rmaddr, "Take members out of an alias; the last one cannot go.")
+        rmaddr.add_argument("alias", help="localpart@domain")
+        rmaddr.add_argument("member", nargs="+", help="address of an account")
 
     def _add_domain(self, parser: argparse.ArgumentParser) -> None:
         word = _words(parser)
@@ -115,7 +169,7 @@ class Command(BaseCommand):
             "for 30 days; published DNS records are yours to remove.",
         )
         remove.add_argument("domain")
-        remove.add_argument("--cascade", action="store_true", help="remove its addresses too")
+        remove.add_argument("--cascade", action="store_true", help="remove its addresses and aliases too")
         listing = word("list", self._domain_list, "List the domains.")
         listing.add_argument("--json", action="store_true", help="for programs")
         disable = word(
@@ -126,6 +180,22 @@ class Command(BaseCommand):
         disable.add_argument("domain")
         enable = word("enable", self._domain_enable, "Take and send mail for a domain again.")
         enable.add_argument("domain")
+        localparts = word(
+            "localparts",
+            self._domain_localparts,
+            "Change how localparts of a domain are told apart. Refused where addresses or aliases would no longer be "
+            "reached, or become the same.",
+        )
+        localparts.add_argument("domain")
+        localparts.add_argument(
+            "--separator",
+            action="append",
+            metavar="TEXT",
+            help="what stands behind it in a localpart makes no difference; may be given several times, unique senders "
+            "are made with the first",
+        )
+        localparts.add_argument("--no-separators", action="store_true", help="all of a localpart counts")
+        localparts.add_argument("--casesensitive", type=_boolean, metavar="true|false")
 
     def _add_tlspubkey(self, parser: argparse.ArgumentParser) -> None:
         word = _words(parser)
@@ -182,7 +252,8 @@ class Command(BaseCommand):
 
     def _account_addresses(self, options: Options) -> None:
         account = accounts.find_account(options["account"])
-        found = list(account.addresses.select_related("domain").order_by("canonical"))
+        rows = account.addresses.select_related("domain").prefetch_related("aliases__domain")
+        found = list(rows.order_by("canonical"))
         if options["json"]:
             self._write_json([_address_json(address) for address in found])
             return
@@ -202,6 +273,8 @@ class Command(BaseCommand):
 
     def _address_remove(self, options: Options) -> None:
         removed = accounts.remove_address(options["address"])
+        for alias in removed.aliases:
+            self.stdout.write(f"removed from alias {alias} too")
         if removed.was_last:
             self.stderr.write(
                 f"warning: account {removed.account} has no address left and can no longer log in: "
@@ -214,12 +287,75 @@ class Command(BaseCommand):
             found = resolve(parsed.localpart, parsed.domain)
         except (BadAddress, AddressError) as exc:
             raise CommandError(str(exc)) from exc
+        if isinstance(found, ResolvedAlias):
+            members = [{"address": str(m.address), "account": m.resolved.account_name} for m in found.members]
+            if options["json"]:
+                self._write_json({"alias": found.canonical, "members": members, "by": "alias"})
+            else:
+                listed = ", ".join(f"{member['account']} ({member['address']})" for member in members)
+                self.stdout.write(f"{listed} (by alias)")
+            return
         if options["json"]:
             self._write_json(
                 {"account": found.account_name, "mailbox": found.mailbox or "Inbox", "by": found.kind.value}
             )
         else:
             self.stdout.write(f"{found.account_name} (by {found.kind.value})")
+
+    def _address_print(self, options: Options) -> None:
+        address = accounts.find_address(options["address"])
+        if options["json"]:
+            self._write_json(_address_json(address))
+            return
+        for name, value in _address_json(address).items():
+            self.stdout.write(f"{name:28} {', '.join(value) if isinstance(value, list) else value}")
+
+    def _address_update(self, options: Options) -> None:
+        addresssettings.change_address(
+            accounts.find_address(options["address"]),
+            default_mailbox=options["mailbox"],
+            full_name=options["fullname"],
+            smtp_error=options["smtperror"],
+            message_auth_required_error=options["messageauthrequirederror"],
+        )
+
+    def _alias_list(self, options: Options) -> None:
+        found = Alias.objects.select_related("domain").order_by("domain__name", "localpart")
+        if options["domain"]:
+            found = found.filter(domain=accounts.find_domain(options["domain"]))
+        if options["json"]:
+            self._write_json([_alias_json(alias) for alias in found])
+            return
+        for alias in found:
+            notes = [f"{alias.memberships.count()} members", *_alias_notes(alias)]
+            self.stdout.write(f"{alias!s:40} {', '.join(notes)}")
+
+    def _alias_print(self, options: Options) -> None:
+        alias = aliases.find_alias(options["alias"])
+        if options["json"]:
+            self._write_json(_alias_json(alias))
+            return
+        self.stdout.write(f"{alias}: {', '.join(_alias_notes(alias))}")
+        for address in aliases.members_of(alias):
+            self.stdout.write(f"  {address!s:40} account {address.account}")
+
+    def _alias_add(self, options: Options) -> None:
+        given = {name: value for name, value in _alias_settings(options).items() if value is not None}
+        alias = aliases.add_alias(options["alias"], options["member"], AliasSettings(**given))
+        self.stdout.write(f"alias {alias} added: {', '.join(_alias_notes(alias))}")
+
+    def _alias_update(self, options: Options) -> None:
+        alias = aliases.update_alias(aliases.find_alias(options["alias"]), **_alias_settings(options))
+        self.stdout.write(f"alias {alias}: {', '.join(_alias_notes(alias))}")
+
+    def _alias_remove(self, options: Options) -> None:
+        aliases.remove_alias(aliases.find_alias(options["alias"]))
+
+    def _alias_addaddr(self, options: Options) -> None:
+        aliases.add_members(aliases.find_alias(options["alias"]), options["member"])
+
+    def _alias_rmaddr(self, options: Options) -> None:
+        aliases.remove_members(aliases.find_alias(options["alias"]), options["member"])
 
     def _domain_add(self, options: Options) -> None:
         added = domains.add_domain(
@@ -235,7 +371,9 @@ class Command(BaseCommand):
 
     def _domain_remove(self, options: Options) -> None:
         removed = domains.remove_domain(accounts.find_domain(options["domain"]), cascade=options["cascade"])
-        for address in removed:
+        for alias in removed.aliases:
+            self.stdout.write(f"alias {alias} removed")
+        for address in removed.addresses:
             self.stdout.write(f"{address} removed from account {address.account}")
             if not address.account.addresses.exists():
                 self.stderr.write(f"warning: account {address.account} has no address left and can no longer log in")
@@ -256,6 +394,15 @@ class Command(BaseCommand):
 
     def _domain_enable(self, options: Options) -> None:
         domains.set_disabled(accounts.find_domain(options["domain"]), False)
+
+    def _domain_localparts(self, options: Options) -> None:
+        separators = [] if options["no_separators"] else options["separator"]
+        domain = domains.set_localparts(
+            accounts.find_domain(options["domain"]), separators=separators, case_sensitive=options["casesensitive"]
+        )
+        shown = " ".join(domain.localpart_catchall_separators) or "none"
+        sensitive = "makes a difference" if domain.localpart_case_sensitive else "makes no difference"
+        self.stdout.write(f"domain {domain}: separators: {shown}; case {sensitive}")
 
     def _tlspubkey_add(self, options: Options) -> None:
         with options["file"] as file:
@@ -295,6 +442,51 @@ def _words(parser: argparse.ArgumentParser) -> Callable[[str, Callable[[Options]
     return word
 
 
+def _add_alias_settings(parser: argparse.ArgumentParser) -> None:
+    for option, text in (
+        ("--postpublic", "anybody may send to it; else only members"),
+        ("--listmembers", "members see each other in their account pages"),
+        ("--allowmsgfrom", "members may use it as their From address"),
+    ):
+        parser.add_argument(option, type=_boolean, metavar="true|false", help=text)
+
+
+def _alias_settings(options: Options) -> dict[str, bool | None]:
+    return {
+        "post_public": options["postpublic"],
+        "list_members": options["listmembers"],
+        "allow_msg_from": options["allowmsgfrom"],
+    }
+
+
+def _boolean(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text == "true"
+
+
+def _alias_notes(alias: Alias) -> list[str]:
+    return [
+        "anybody may send to it" if alias.post_public else "members may send to it",
+        "members see each other" if alias.list_members else "members do not see each other",
+        "members may send as it" if alias.allow_msg_from else "nobody may send as it",
+    ]
+
+
+def _alias_json(alias: Alias) -> dict[str, Any]:
+    return {
+        "alias": str(alias),
+        "localpart": alias.localpart,
+        "domain": alias.domain.name,
+        "post_public": alias.post_public,
+        "list_members": alias.list_members,
+        "allow_msg_from": alias.allow_msg_from,
+        "members": [
+            {"address": str(address), "account": address.account.name} for address in aliases.members_of(alias)
+        ],
+    }
+
+
 def _account_json(account: Account, addresses: int) -> dict[str, Any]:
     return {
         "name": account.name,
@@ -324,6 +516,10 @@ def _address_json(address: Address) -> dict[str, Any]:
         "localpart": address.localpart,
         "domain": address.domain.name,
         "mailbox": address.default_mailbox or "Inbox",
+        "full_name": address.full_name,
+        "smtp_error": address.smtp_error,
+        "message_auth_required_error": address.message_auth_required_error,
+        "aliases": sorted(map(str, address.aliases.all())),
     }
 
 
@@ -332,8 +528,11 @@ def _domain_json(domain: Domain, addresses: int) -> dict[str, Any]:
         "name": domain.name,
         "unicode_name": domain.unicode_name,
         "disabled": domain.disabled,
-        "reports_only": not addresses,
+        "reports_only": is_reports_only(domain),
         "addresses": addresses,
+        "aliases": domain.aliases.count(),
+        "localpart_catchall_separators": domain.localpart_catchall_separators,
+        "localpart_case_sensitive": domain.localpart_case_sensitive,
         "dkim_selectors": [
             {"name": selector.name, "algorithm": selector.algorithm, "sign": selector.sign}
             for selector in sorted(domain.dkim_selectors.all(), key=lambda selector: selector.name)
