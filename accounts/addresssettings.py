@@ -10,6 +10,8 @@ from typing import Final
 
 from django.db.models import F
 
+from protocols.mailboxnames import BadMailboxName, canonical_name
+
 from .accounts import ConfigurationError, changing
 from .models import Address
 
@@ -37,7 +39,7 @@ def change_address(
 ) -> Address:
     """Change settings; None leaves one as it is. Gives the address as it is then. Raises ConfigurationError.
 
-    ``default_mailbox`` is a name that a mailbox can have, as the store checks it; "" is Inbox.
+    ``default_mailbox``: "" is Inbox.
     """
     given = {
         "default_mailbox": default_mailbox,
@@ -48,11 +50,20 @@ def change_address(
     with changing():
         fresh = Address.objects.select_related("domain", "account").get(pk=address.pk)
         changed = {name: value for name, value in given.items() if value is not None}
+        if default_mailbox:
+            changed["default_mailbox"] = _mailbox(default_mailbox)
         for name, value in changed.items():
             setattr(fresh, name, value)
         _check(fresh)
         Address.objects.filter(pk=fresh.pk).update(version=F("version") + 1, **changed)
     return fresh
+
+
+def _mailbox(name: str) -> str:
+    try:
+        return canonical_name(name)
+    except BadMailboxName as exc:
+        raise ConfigurationError(f'mailbox "{name}" cannot be used: {exc}') from exc
 
 
 def _check(address: Address) -> None:

@@ -22,7 +22,8 @@ from .accounts import (
     named,
 )
 from .addresses import POSTMASTER, canonical_address
-from .models import Account, Address, Alias, DKIMSelector, Domain, FromIDLoginAddress, RemovedKey
+from .fromidlogins import logins_in
+from .models import Account, Address, Alias, DKIMSelector, Domain, RemovedKey
 
 DMARC_LOCALPART: Final = "dmarc-reports"
 TLSRPT_LOCALPART: Final = "tls-reports"
@@ -183,13 +184,11 @@ def _check_unique_senders(domain: Domain, before: Sequence[str]) -> None:
     """What comes back to a unique sender must be recognised, also one that was made by the separator of before."""
     if not before or before[0] in domain.localpart_catchall_separators:
         return
-    login = (
-        FromIDLoginAddress.objects.filter(address__domain=domain).select_related("account", "address__domain").first()
-    )
-    if login is not None:
+    logins = logins_in(domain)
+    if logins:
         raise ConfigurationError(
-            f'cannot remove separator "{before[0]}": account {login.account} uses unique sender ids with '
-            f"{login.address}, remove those first"
+            f'cannot remove separator "{before[0]}": account {logins[0].account} uses unique sender ids with '
+            f"{logins[0]}, remove those first"
         )
 
 

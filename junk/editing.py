@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Final
 
+from accounts.accounts import changing
 from accounts.models import Address, Ruleset, RulesetHeader
 from protocols.names import BadDomain, parse_domain
 from server import db
@@ -52,7 +53,9 @@ def add(
     """Add a ruleset behind the others of an address. Raises BadRuleset."""
     _check_conditions(conditions)
     _check_effects(conditions, effects)
-    with db.write():
+    with changing():
+        if Address.objects.filter(pk=address.pk).exclude(smtp_error="").exists():
+            raise BadRuleset(f"address {address} refuses all mail with an SMTP error: remove that first")
         others = Ruleset.objects.filter(address=address)
         if others.count() >= RULESETS_MAX:
             raise BadRuleset(f"address {address} has {RULESETS_MAX} rulesets already, remove some first")

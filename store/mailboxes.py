@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import Final
@@ -11,6 +10,8 @@ from typing import Final
 from django.db.models import Max, Q
 
 from accounts.models import Account, AccountRemoval
+from protocols import mailboxnames
+from protocols.mailboxnames import BadMailboxName
 from server.models import ServerSettings
 
 from . import messages, metadata
@@ -18,9 +19,7 @@ from .db import AccountTx, write_tx
 from .errors import InboxForbidden, MailboxError, MailboxExists, MailboxHasChildren, MailboxNotFound
 from .models import SPECIAL_USES, AccountState, ChangeEvent, Mailbox, Subscription
 
-INBOX: Final = "Inbox"
-NAME_MAX: Final = 1000  # bytes in UTF-8: names go into indexes and protocol lines
-DEPTH_MAX: Final = 100
+INBOX: Final = mailboxnames.INBOX
 MAILBOXES_MAX: Final = 10_000  # per account
 
 Kind = ChangeEvent.Kind
@@ -45,31 +44,10 @@ def set_up_account(account: Account) -> None:
 
 def canonical_name(name: str) -> str:
     """The name as it is stored, Inbox in its one spelling. Raises MailboxError, which says what is wrong."""
-    if not name:
-        raise MailboxError("empty mailbox name")
-    if len(name.encode("utf-8", "surrogatepass")) > NAME_MAX:
-        raise MailboxError("mailbox name too long")
-    elements = name.split("/")
-    if not all(elements):
-        raise MailboxError("bad slashes in mailbox name")
-    if len(elements) > DEPTH_MAX:
-        raise MailboxError(f"mailbox name too long: {len(elements)} levels, at most {DEPTH_MAX}")
-    if not unicodedata.is_normalized("NFC", name):
-        raise MailboxError("mailbox name is not in unicode normal form (NFC)")
-    if name.startswith("#"):
-        raise MailboxError("mailbox name cannot start with #")
-    if "." in elements or ".." in elements:
-        raise MailboxError("mailbox name cannot have an element . or ..")
-    if any(_is_control(char) for char in name):
-        raise MailboxError("control characters not allowed in mailbox name")
-    if elements[0].lower() == "inbox":
-        elements[0] = INBOX
-    return "/".join(elements)
-
-
-def _is_control(char: str) -> bool:
-    # Lone surrogates cannot be stored as UTF-8; U+2028 and U+2029 end lines.
-    return char < " " or "\x7f" <= char <= "\x9f" or char in "\u2028\u2029" or "\ud800" <= char <= "\udfff"
+    try:
+        return mailboxnames.canonical_name(name)
+    except BadMailboxName as exc:
+        raise MailboxError(str(exc)) from exc
 
 
 def get(tx: AccountTx, name: str) -> Mailbox:

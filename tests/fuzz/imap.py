@@ -9,7 +9,7 @@ from imap.answers import Bad, Bye, Refused
 from imap.commands import COMMANDS
 from imap.patterns import BadPattern, Patterns
 from imap.syntax import BadSyntax, LiteralNeeded, Parser, announced_literal
-from store.mailboxes import NAME_MAX
+from protocols.mailboxnames import NAME_MAX
 
 from .targets import Target
 

@@ -11,7 +11,9 @@ from email.message import EmailMessage
 import pytest
 from imapclient import IMAPClient
 
+from accounts.aliases import add_alias
 from mailqueue.models import DeliveryAttempt, QueueMessage, RetiredMessage
+from store.models import Message
 from tests.system.conftest import MailboxUser
 from tests.system.servers import Server, source_ip
 
@@ -147,3 +149,25 @@ def test_what_fails_for_now_stays_in_the_queue(
     (attempt,) = DeliveryAttempt.objects.filter(message_id=waiting.pk)
     assert (attempt.code, attempt.secode) == (451, "0.0")
     assert not RetiredMessage.objects.filter(account=user.account, success=False).exists()
+
+
+def test_mail_for_an_alias_reaches_the_other_members(
+    server: Server,
+    user: MailboxUser,
+    new_user: Callable[[], MailboxUser],
+    open_inbox: Callable[[MailboxUser], Inbox],
+) -> None:
+    other = new_user()
+    name = f"team-{user.account.name}@localhost"
+    add_alias(name, [user.address, other.address])
+    inbox = open_inbox(other)
+    send(server, user, name)
+    message = inbox.next_message()
+    assert (message["From"], message["To"], message["Delivered-To"]) == (user.address, name, other.address)
+    assert not Message.objects.filter(account=user.account).exists()
+    with (
+        smtplib.SMTP(server.ip, server.smtp_port, timeout=20, source_address=(source_ip(), 0)) as stranger,
+        pytest.raises(smtplib.SMTPDataError) as refused,
+    ):
+        stranger.sendmail("eve@remote.example", [name], "From: <eve@remote.example>\r\n\r\nhello\r\n")
+    assert (refused.value.smtp_code, refused.value.smtp_error[:5]) == (550, b"5.7.2")

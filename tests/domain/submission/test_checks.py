@@ -12,6 +12,7 @@ from django.db.models import F, Max
 from prometheus_client import REGISTRY
 
 from accounts.accounts import add_address
+from accounts.aliases import add_alias, update_alias
 from accounts.fromidlogins import set_logins
 from accounts.models import Account, Address, Domain
 from mailqueue import limits
@@ -26,6 +27,19 @@ pytestmark = pytest.mark.database
 
 
 # The From header, and what else a message must have.
+
+
+def test_a_member_sends_as_an_alias_that_lets_it(wire: Wire, user: MailboxUser) -> None:
+    name = f"as-{user.account.name}@localhost"
+    alias = add_alias(name, [user.address])
+    assert wire.command(f"MAIL FROM:<{name}>").startswith("550 5.7.1 ")
+    assert send(wire, user, message(name)).startswith("550 5.7.1 ")
+    update_alias(alias, allow_msg_from=True)
+    assert send(wire, user, message(name.upper())).startswith("250 2.2.0 ")
+    assert wire.command(f"MAIL FROM:<{name.replace('@', '+x@')}>").startswith("250 2.1.0 ")
+    assert wire.command(f"RCPT TO:<{name}>").startswith("250 2.1.0 ")
+    assert wire.data(message(name)).startswith("250 2.2.0 ")
+    assert [row.recipient for row in queued(user)] == ["bo@remote.example", name]
 
 
 @pytest.mark.parametrize(
