@@ -107,8 +107,7 @@ def junk_of_stranger(account: Account) -> None:
     with write_tx(account.pk) as tx:
         mine = tx.account(account.pk)
         new = NewMessage(prepared, received=datetime.now(UTC) - timedelta(days=1), origin=origin)
-        mailbox = mailboxes.ensure(mine, "Seen before")[-1]
-        made = messages.add(mine, mailbox, new)
+        made = messages.add(mine, mailboxes.get(mine, "Inbox"), new)
     with db.write():
         Message.objects.filter(pk=made.message_id).update(junk=True)
 
@@ -174,7 +173,7 @@ def test_who_is_a_recipient_anyway_gets_one_copy(
     second = add_alias(f"second-{ann.name}@localhost", [address(bob), address(eve)])
     update_alias(second, post_public=True)
     assert send(wire, STRANGER, public, second, address(ann).upper()).startswith("250 2.2.0 ")
-    assert got(ann) == [("Inbox", address(ann).upper())]
+    assert got(ann) == [("Inbox", f"{ann.name.upper()}@localhost")]
     assert got(bob) == [("Inbox", address(bob))]
     assert got(eve) == [("Inbox", address(eve))]
     assert send(wire, STRANGER, public, address(bob), address(ann)).startswith("250 2.2.0 ")
@@ -187,7 +186,7 @@ def test_an_alias_whose_members_are_all_recipients_fails_as_they_do(
     """That nobody is left to deliver to is no delivery."""
     with distrusting(ann, bob):
         assert send(wire, STRANGER, public, address(bob), address(ann)).startswith("451 4.3.0 ")
-    assert [name for name, _ in got(ann)] == ["Seen before", "Rejects"]
+    assert [name for name, _ in got(ann)] == ["Inbox", "Rejects"]
 
 
 def test_a_message_never_goes_nowhere(wire: Wire, ann: Account) -> None:
@@ -216,7 +215,7 @@ def test_what_one_member_accepts_all_get(wire: Wire, public: Alias, ann: Account
     with distrusting(ann):
         assert send(wire, STRANGER, public).startswith("250 2.2.0 ")
     assert got(ann)[1:] == [("Inbox", address(ann))]
-    theirs, own = Message.objects.get(account=bob), Message.objects.get(account=ann, mailbox__name="Inbox")
+    theirs, own = Message.objects.get(account=bob), Message.objects.filter(account=ann).latest("pk")
     assert field(theirs, "X-Mox-Reason") == field(own, "X-Mox-Reason") == "no-bad-signals"
     assert "another member of the alias accepts it" in field(own, "X-Mox-Explanation")
     assert "another member" not in field(theirs, "X-Mox-Explanation")

@@ -47,7 +47,7 @@ def config(*words: str) -> str:
 
 def resolved(address: str) -> tuple[str, ResolvedKind]:
     parsed = parse_address(address)
-    found = addresses.resolve(parsed.localpart, parsed.domain)
+    found = addresses.resolve_account(parsed.localpart, parsed.domain)
     return found.account_name, found.kind
 
 
