@@ -10,7 +10,15 @@ from prometheus_client import Gauge
 
 from server import db
 
-from .models import DeliveryAttempt, QueueDestination, QueueMessage, RetiredMessage, State
+from .models import (
+    DeliveryAttempt,
+    HookAttempt,
+    QueueDestination,
+    QueueMessage,
+    RetiredHook,
+    RetiredMessage,
+    State,
+)
 
 BATCH: Final = 500  # rows of a transaction: others wait for the writer
 DESTINATION_KEPT: Final = timedelta(days=1)  # after its last delivery
@@ -25,13 +33,18 @@ oldest_due = Gauge(
 
 
 def clean_up() -> None:
-    """Remove retired messages past their time, with their attempts, and destinations that nothing goes to."""
+    """Remove what retired and is past its time, with its attempts, and destinations that nothing goes to."""
     now = db.now()
     expired = RetiredMessage.objects.filter(keep_until__lte=now)
     while ids := list(expired.values_list("pk", flat=True)[:BATCH]):
         with db.write():
             DeliveryAttempt.objects.filter(message_id__in=ids).delete()
             RetiredMessage.objects.filter(pk__in=ids).delete()
+    expired_hooks = RetiredHook.objects.filter(keep_until__lte=now)
+    while ids := list(expired_hooks.values_list("pk", flat=True)[:BATCH]):
+        with db.write():
+            HookAttempt.objects.filter(hook_id__in=ids).delete()
+            RetiredHook.objects.filter(pk__in=ids).delete()
     with db.write():
         QueueDestination.objects.filter(used__lt=now - DESTINATION_KEPT, token=None).exclude(
             Exists(QueueMessage.objects.filter(destination=OuterRef("name")))

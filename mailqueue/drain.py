@@ -29,7 +29,7 @@ from .carrier import Carrier
 from .interruptions import Interrupted, Interruptions
 from .journal import Entry, Journal
 from .leases import Claimed, Group, Lease, LostLease
-from .outcomes import Outcome, Status
+from .outcomes import Outcome, Status, suppressed
 from .plans import Impossible, plan
 from .relay import RelayConnector
 from .results import Result
@@ -128,7 +128,8 @@ class Drain:
         began = time.monotonic()
         delivering = _Delivering(self)
         try:
-            outcomes = await self._deliver(group, delivering)
+            to_send = group.to_send()
+            outcomes = await self._deliver(to_send, delivering) if to_send is not None else {}
         except (Interrupted, LostLease):
             raise
         except Exception as exc:
@@ -137,6 +138,7 @@ class Drain:
             self._carrier.abort()
             failed = Outcome(Status.TEMPORARY, f"internal error: {exc}", secode="3.0")
             outcomes = {member.message.pk: failed for member in group.members}
+        outcomes |= {member.message.pk: suppressed(member.message.recipient) for member in group.not_to_send()}
         found = [(member, outcomes[member.message.pk]) for member in group.members]
         self._observe(group, found, time.monotonic() - began)
         self._store_later([settled for settled in found if settled[0].message.pk not in delivering.settled])

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from server.statements import ModelStatement, Statement, run
 from store import rows as store_rows
 from store.models import Blob
 
-from . import routing
+from . import routing, suppressions
 from .models import DeliveryAttempt, Phase, QueueDestination, QueueMessage, State
 from .paths import ascii_domain
 from .schedule import Schedule
@@ -94,10 +94,22 @@ class Group:
 
     members: tuple[Claimed, ...]
     way: routing.Way | routing.UnknownTransport
+    suppressed: frozenset[int] = frozenset()
+    """The ids of messages that must not be sent: their recipients are on the account's list."""
 
     @property
     def first(self) -> QueueMessage:
         return self.members[0].message
+
+    def to_send(self) -> Group | None:
+        """The group without messages that must not be sent; None where none is left."""
+        if not self.suppressed:
+            return self
+        members = tuple(member for member in self.members if member.message.pk not in self.suppressed)
+        return replace(self, members=members, suppressed=frozenset()) if members else None
+
+    def not_to_send(self) -> list[Claimed]:
+        return [member for member in self.members if member.message.pk in self.suppressed]
 
 
 # Claiming destinations.
@@ -260,7 +272,8 @@ def claim_group(lease: Lease, schedule: Schedule) -> Group | None:
             # Routes changed since it was queued: another lease covers it.
             QueueMessage.objects.filter(pk__in=[m.pk for m in messages]).update(destination=way.destination)
             continue
-        return Group(tuple(_begin(message, lease, way, schedule, now) for message in messages), way)
+        suppressed = suppressions.listed(first.account_id, messages)
+        return Group(tuple(_begin(message, lease, way, schedule, now) for message in messages), way, suppressed)
 
 
 _held: Final = Statement(

@@ -7,6 +7,7 @@ from typing import Final
 from django.core.exceptions import ValidationError
 from django.db import models
 from django.db.models import Q
+from django.db.models.functions import Lower
 
 from accounts.models import Account, OutgoingEvent
 from protocols.names import BadDomain, parse_domain
@@ -116,6 +117,7 @@ class QueueMessage(Outgoing):
             models.Index(fields=["next_attempt", "id"], name="queue_by_time"),
             models.Index(fields=["queued", "id"], name="queue_by_submission"),
             models.Index(fields=["next_attempt"], condition=Q(hold=True), name="queue_on_hold"),
+            models.Index(Lower("from_id"), condition=~Q(from_id=""), name="queue_by_from_id"),
             models.Index(fields=["transport", "next_attempt"], condition=~Q(transport=""), name="queue_by_transport"),
         ]
 
@@ -143,7 +145,7 @@ class RetiredMessage(Outgoing):
 
     class Meta:
         indexes = [
-            models.Index(fields=["from_id"], condition=~Q(from_id=""), name="retired_by_from_id"),
+            models.Index(Lower("from_id"), condition=~Q(from_id=""), name="retired_by_folded_from_id"),
             models.Index(fields=["last_activity"], name="retired_by_activity"),
             models.Index(fields=["queued"], name="retired_by_submission"),
             models.Index(fields=["keep_until"], name="retired_expiry"),

@@ -34,6 +34,7 @@ from .schedule import Schedule
 log = logging.getLogger(__name__)
 
 POSTMASTER: Final = "postmaster"
+SUPPRESSED_SECODE: Final = "7.1"  # delivery not authorized (RFC 3463)
 HEADER_MAX: Final = 64 * 1024  # bytes of the original's header that are sent back
 REPORT_MAILBOXES: Final = {MessageKind.DMARC_REPORT: "dmarc", MessageKind.TLS_REPORT: "tlsrpt"}
 
@@ -140,7 +141,7 @@ def _compose(
     recipient = dsn.DsnRecipient(
         final=path_of(message.rcpt_localpart, message.rcpt_domain),
         action=action,
-        status=f"{4 if action is dsn.Action.DELAYED else 5}.{outcome.secode or '0.0'}",
+        status=f"{4 if action is dsn.Action.DELAYED else 5}.{outcome.secode or _own_secode(outcome)}",
         status_comment="" if outcome.by_remote else outcome.error,
         remote_mta=remote,
         diagnostic=diagnostic,
@@ -165,6 +166,11 @@ def _compose(
         ),
         True,
     )
+
+
+def _own_secode(outcome: Outcome) -> str:
+    """Of an outcome that comes without."""
+    return SUPPRESSED_SECODE if outcome.suppressed else "0.0"
 
 
 def _own_diagnostic(outcome: Outcome) -> str:

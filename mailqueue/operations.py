@@ -14,15 +14,17 @@ from typing import Any, Final, Self, TypeVar, cast
 from django.db.models import F, Q, QuerySet, Value
 from django.db.models.functions import Concat
 
-from accounts.models import Transport
+from accounts.models import OutgoingEvent, Transport
 from protocols.durations import parse_duration
 from server import db
 from store import rows as store_rows
 from store.db import write_tx
 
-from . import notices, results, wakeup
+from . import hooks, notices, wakeup
+from .hooks import Event
 from .models import DeliveryAttempt, Outgoing, QueueMessage, RetiredMessage, State
 from .outcomes import Outcome, Status
+from .retiring import retire_message
 
 PAGE: Final = 100  # messages
 CANCELED: Final = "delivery canceled by admin"
@@ -267,7 +269,9 @@ def _ended(message: QueueMessage, *, tell: bool) -> bool:
         if not store_rows.update_where(QueueMessage, {"last_attempt": now}, waiting):
             return False
         store_rows.insert(DeliveryAttempt, {"message_id": message.pk, "start": now, "error": CANCELED})
-        results.retire(message, success=False, now=now)
+        retire_message(message, success=False, now=now)
+        event = OutgoingEvent.FAILED if tell else OutgoingEvent.CANCELED
+        hooks.queue(message, Event(event, error=CANCELED), now)
         store_rows.delete_where(QueueMessage, waiting)
         if notice is not None:
             notice.deliver(tx)

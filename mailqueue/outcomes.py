@@ -51,6 +51,8 @@ class Outcome:
     connection: Connection = NO_CONNECTION
     by_remote: bool = False
     """Whether the other server said so, and not this one."""
+    suppressed: bool = False
+    """Nothing was sent: the recipient is on the account's list of suppressed addresses."""
 
     def as_temporary(self) -> Outcome:
         return replace(self, status=Status.TEMPORARY)
@@ -80,6 +82,11 @@ class Outcome:
                 "connection": Connection(**values["connection"]),
             }
         )
+
+
+def suppressed(recipient: str) -> Outcome:
+    """The outcome for a recipient that must not be sent to."""
+    return Outcome(Status.PERMANENT, f"address is on suppression list: {recipient}", suppressed=True)
 
 
 def without_class(enhanced: str) -> str:

@@ -10,7 +10,7 @@ from accounts.models import AccountRemoval
 from accounts.removal import BATCH, Remover, Step, remove_rows
 from server import db
 
-from .models import DeliveryAttempt, QueueMessage, RetiredMessage, State
+from .models import DeliveryAttempt, Hook, HookAttempt, QueueMessage, RetiredHook, RetiredMessage, State
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +36,13 @@ def _step(removal: AccountRemoval, account_id: int) -> Step:
             DeliveryAttempt.objects.filter(message_id__in=ids).delete()
             RetiredMessage.objects.filter(pk__in=ids).delete()
         return Step.MORE
+    for model in (Hook, RetiredHook):
+        ids = list(model._default_manager.filter(account_id=account_id).values_list("pk", flat=True)[:BATCH])
+        if ids:
+            with db.write():
+                HookAttempt.objects.filter(hook_id__in=ids).delete()
+                model._default_manager.filter(pk__in=ids).delete()
+            return Step.MORE
     return Step.MORE if remove_rows("queue", account_id) else Step.DONE
 
 

@@ -2,39 +2,27 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
-from typing import Any, Final
+from datetime import datetime
 
-from django.db import connection
-from django.db.models import Field
-
-from accounts.models import Account
+from accounts.models import OutgoingEvent
 from server import db
-from server.models import ServerSettings
-from server.statements import Statement, run
 from store import rows as store_rows
 from store.db import Tx
 
-from . import notices, wakeup
+from . import hooks, notices, suppressions, wakeup
+from .hooks import Event
 from .leases import WAITING, Claimed, Lease, LostLease, lost_leases
-from .models import DeliveryAttempt, Outgoing, QueueMessage, RetiredMessage, State
+from .models import DeliveryAttempt, QueueMessage, State
 from .notices import Notice
-from .outcomes import Outcome, Status
+from .outcomes import UNKNOWN_OUTCOME, Outcome, Status
+from .retiring import retire_message
 from .schedule import Schedule
+from .suppressions import Source
 
 log = logging.getLogger(__name__)
-
-KEEP_WITHOUT_ACCOUNT: Final = timedelta(hours=168)
-KEEP_IN_LOCALSERVE: Final = timedelta(hours=72)
-
-
-_period: Final = Statement(
-    lambda account_id: Account.objects.filter(pk=account_id).values_list("keep_retired_message_period")
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,10 +60,11 @@ def store(tx: Tx, lease: Lease, results: Sequence[Result]) -> None:
     """Store results, in a transaction that holds `accounts_of` them. Raises LostLease, and then nothing is stored."""
     now = db.now()
     for result in results:
-        message = result.message
+        message, suppressing = result.message, False
         held = {"id": message.pk, "lease_token": lease.token, "state": State.DELIVERING}
         if result.final:
-            retire(message, success=result.outcome.status is Status.DELIVERED, now=now)
+            suppressing = _suppress(result, now)
+            retire_message(message, success=result.outcome.status is Status.DELIVERED, now=now)
             changed = store_rows.delete_where(QueueMessage, held)
         else:
             changed = store_rows.update_where(
@@ -87,8 +76,33 @@ def store(tx: Tx, lease: Lease, results: Sequence[Result]) -> None:
             log.warning("lost lease", extra={"destination": lease.destination, "queue_id": message.pk})
             raise LostLease(f"message {message.pk} is another worker's")
         _store_attempt(result, now)
+        event = _event(result, suppressing=suppressing)
+        if event is not None:
+            hooks.queue(message, event, now)
         if result.notice is not None:
             result.notice.deliver(tx)
+
+
+def _suppress(result: Result, now: datetime) -> bool:
+    """Nothing more is sent to an address that was refused for good, if the refusal says so. Whether that is new."""
+    outcome = result.outcome
+    if outcome.status is not Status.PERMANENT or not outcome.by_remote:
+        return False
+    return suppressions.after_failure(result.message, outcome.code, outcome.secode, Source.QUEUE, now)
+
+
+def _event(result: Result, *, suppressing: bool) -> Event | None:
+    """What the account's program is told; nothing where it is not known what happened and time will tell."""
+    outcome = result.outcome
+    if outcome.status is Status.DELIVERED:
+        return Event(OutgoingEvent.DELIVERED, outcome.code, outcome.enhanced)
+    if outcome.suppressed:
+        return Event(OutgoingEvent.SUPPRESSED, error=outcome.error)
+    if result.final:
+        return Event(OutgoingEvent.FAILED, outcome.code, outcome.enhanced, outcome.error, suppressing)
+    if outcome.error.startswith(UNKNOWN_OUTCOME):
+        return None
+    return Event(OutgoingEvent.DELAYED, outcome.code, outcome.enhanced, outcome.error)
 
 
 def _store_attempt(result: Result, now: datetime) -> None:
@@ -112,42 +126,3 @@ def _store_attempt(result: Result, now: datetime) -> None:
             "tls_version": connection.tls_version,
         },
     )
-
-
-def retire(message: QueueMessage, *, success: bool, now: datetime) -> None:
-    """Keep a message that left the queue as history, for as long as its account wants, or not at all."""
-    keep = keep_period(message)
-    if not keep:
-        DeliveryAttempt.objects.filter(message_id=message.pk).delete()
-        return
-    sql, fields = _retirement()
-    own = {"recipient_address": message.recipient, "success": success, "last_activity": now, "keep_until": now + keep}
-    run(sql, [*(field.get_db_prep_save(own[field.attname], connection) for field in fields), message.pk])
-
-
-@functools.cache
-def _retirement() -> tuple[str, list[Field[Any, Any]]]:
-    """The statement that copies a row to the history, and the fields whose values it takes."""
-    quote = connection.ops.quote_name
-    kept = {field.attname for field in QueueMessage._meta.local_concrete_fields}
-    fields = RetiredMessage._meta.local_concrete_fields
-    copied = ", ".join(quote(field.column or field.attname) for field in fields if field.attname in kept)
-    own = [field for field in fields if field.attname not in kept]
-    names = ", ".join([*(quote(field.column or field.attname) for field in own), copied])
-    source, target = (quote(model._meta.db_table) for model in (QueueMessage, RetiredMessage))
-    marks = ", ".join(["%s"] * len(own))
-    sql = f"INSERT INTO {target} ({names}) SELECT {marks}, {copied} FROM {source} WHERE id = %s"  # noqa: S608 # our own names
-    return sql, own
-
-
-def keep_period(message: Outgoing) -> timedelta:
-    """How long the history of a message is kept; zero: not at all."""
-    if message.account_id is None:
-        return KEEP_WITHOUT_ACCOUNT
-    row = _period.row(message.account_id)
-    if row is None:
-        return KEEP_WITHOUT_ACCOUNT
-    period: timedelta = row[0]
-    if ServerSettings.current().localserve:
-        return max(period, KEEP_IN_LOCALSERVE)
-    return period

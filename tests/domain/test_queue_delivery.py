@@ -240,9 +240,9 @@ def test_it_drops_the_history_where_the_account_keeps_none(
 ) -> None:
     account = new_account()
     route_to(server, account)
-    from mailqueue import results
+    from mailqueue import retiring
 
-    monkeypatch.setattr(results, "KEEP_IN_LOCALSERVE", account.keep_retired_message_period)
+    monkeypatch.setattr(retiring, "KEEP_IN_LOCALSERVE", account.keep_retired_message_period)
     (queue_id,) = send(account, "them@far.example")
     deliver_due()
     assert len(server.received) == 1
