@@ -12,8 +12,13 @@ class MailQueueConfig(AppConfig):
 
     def ready(self) -> None:
         from accounts import removal  # models can be imported only once the apps are ready
+        from server import sharedmetrics
 
-        from . import checks  # noqa: F401 # registers the checks; models are ready only now
+        from . import (
+            checks,  # noqa: F401 # registers the checks; models are ready only now
+            ownips,
+        )
         from .removal import REMOVER
 
         removal.register(REMOVER)
+        sharedmetrics.register(ownips.Gauge())

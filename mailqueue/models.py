@@ -443,3 +443,40 @@ class HookAttempt(models.Model):
 
     def __str__(self) -> str:
         return f"attempt of webhook {self.hook_id} at {self.start}"
+
+
+class OwnIPStatus(models.Model):
+    """Whether a DNS blocklist has an address that mail goes out from, when it was last asked."""
+
+    class Status(models.TextChoices):
+        PASS = "pass"  # noqa: S105 # a result, no password
+        FAIL = "fail", "listed"
+        TEMPERROR = "temperror", "could not be asked"
+        UNKNOWN = "unknown", "own addresses are not known"
+
+    zone = models.CharField(max_length=255)
+    ip = models.CharField(max_length=45, blank=True, help_text="Empty: not known.")
+    status = models.CharField(max_length=16, choices=Status.choices)
+    explanation = models.CharField(max_length=500, blank=True, default="")
+    checked = models.DateTimeField()
+
+    class Meta:
+        verbose_name = "status of an own IP"
+        verbose_name_plural = "status of own IPs"
+        constraints = [models.UniqueConstraint(fields=["zone", "ip"], name="own_ip_status_once")]
+
+    def __str__(self) -> str:
+        return f"{self.ip or 'own addresses'} in {self.zone}: {self.status}"
+
+
+class OwnIPMonitor(models.Model):
+    """The one row that says when blocklists were last asked about all own addresses, and what went out since."""
+
+    checked = models.DateTimeField(null=True)
+    connections = models.PositiveIntegerField(default=0, help_text="Direct ones, since the last check.")
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(pk=1), name="own_ip_monitor_one_row")]
+
+    def __str__(self) -> str:
+        return f"own IPs checked at {self.checked}"

@@ -8,7 +8,7 @@ from typing import Any, Final
 from celery import shared_task
 from celery.signals import worker_ready, worker_shutting_down
 
-from . import cleanup, leases, mtastsrefresh, recovery
+from . import cleanup, leases, mtastsrefresh, ownips, recovery
 from .leases import Lease
 from .worker import Worker
 
@@ -18,6 +18,7 @@ QUEUE: Final = "delivery"  # of these two tasks, in settings
 @shared_task(name="queue.dispatch")
 def dispatch() -> None:
     """Wake one delivery task for every destination that has mail due."""
+    ownips.flush()
     recovery.recover_expired()
     for lease in leases.claim_due():
         deliver.delay(lease.destination, str(lease.token))
@@ -51,6 +52,12 @@ def plan_mtasts_refresh() -> None:
 def refresh_mtasts() -> None:
     """Ask for the policies whose moment has come."""
     mtastsrefresh.refresh_due()
+
+
+@shared_task(name="queue.dnsbl_monitor")
+def monitor_own_ips() -> None:
+    """Ask DNS blocklists about our own addresses, if it is time to."""
+    ownips.monitor()
 
 
 @worker_ready.connect

@@ -15,7 +15,7 @@ from django.views.decorators.http import require_safe
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from server import metricfiles
+from server import metricfiles, sharedmetrics
 
 FREE_DISK_MIN: Final = 100 << 20  # bytes; with less, mail may be refused at any moment
 REDIS_TIMEOUT: Final = 1.0  # seconds
@@ -44,12 +44,16 @@ def readyz(request: HttpRequest) -> HttpResponse:
 def metrics(request: HttpRequest) -> HttpResponse:
     """The metrics of all processes together, in Prometheus's text format."""
     directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+    shared = CollectorRegistry()
+    for collector in sharedmetrics.collectors():
+        shared.register(collector)
+    of_all = generate_latest(shared)
     if directory is None:
-        return HttpResponse(generate_latest(REGISTRY), content_type=CONTENT_TYPE_LATEST)
+        return HttpResponse(generate_latest(REGISTRY) + of_all, content_type=CONTENT_TYPE_LATEST)
     registry = CollectorRegistry()
     MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # the package types only part of itself
     with metricfiles.reading(Path(directory)):
-        return HttpResponse(generate_latest(registry), content_type=CONTENT_TYPE_LATEST)
+        return HttpResponse(generate_latest(registry) + of_all, content_type=CONTENT_TYPE_LATEST)
 
 
 def _database() -> str:

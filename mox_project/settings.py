@@ -163,6 +163,7 @@ CELERY_BEAT_SCHEDULE = {
     "queue-cleanup": {"task": "queue.cleanup", "schedule": 3600.0, "options": {"expires": 3600}},
     "queue-mtasts-refresh": {"task": "queue.mtasts_refresh", "schedule": 86400.0, "options": {"expires": 3600}},
     "queue-mtasts-refresh-due": {"task": "queue.mtasts_refresh_due", "schedule": 60.0, "options": {"expires": 60}},
+    "queue-dnsbl-monitor": {"task": "queue.dnsbl_monitor", "schedule": 300.0, "options": {"expires": 300}},
     "accounts-remove": {"task": "accounts.remove", "schedule": 10.0, "options": {"expires": 10}},
     "accounts-tidy": {"task": "accounts.tidy", "schedule": 86400.0, "options": {"expires": 3600}},
     "server-tidy": {"task": "server.tidy", "schedule": 86400.0, "options": {"expires": 3600}},

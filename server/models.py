@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection
 from datetime import timedelta
 from typing import Any, ClassVar, Self
 
@@ -106,6 +107,10 @@ class ServerSettings(models.Model):
             problems["log_levels"] = [
                 f"unknown level {', '.join(sorted(unknown))}: use one of {', '.join(LogLevel.values)}"
             ]
+        listeners = Listener.objects.filter(smtp_enabled=True)
+        of_listeners = {zone.lower() for listener in listeners for zone in listener.smtp_dnsbls}
+        if texts := _zone_problems(self.monitor_dnsbls, of_listeners):
+            problems["monitor_dnsbls"] = texts
         if self.extra_ca_pem.strip():
             try:
                 load_pem_x509_certificates(self.extra_ca_pem.encode())
@@ -149,6 +154,26 @@ def _initial_mailboxes_problem(value: Any) -> str:
     if len(set(names)) != len(names):
         return "a name is there twice"
     return ""
+
+
+def _zone_problems(zones: Any, used: Collection[str]) -> list[str]:
+    """Why these cannot be DNS blocklists to ask; ``used``: those that are asked anyhow."""
+    if not isinstance(zones, list) or not all(isinstance(zone, str) for zone in zones):
+        return ['use a list of zones, as in ["sbl.example.org"]']
+    texts: list[str] = []
+    seen: set[str] = set()
+    for zone in zones:
+        try:
+            name = parse_domain(zone).ascii
+        except BadDomain as exc:
+            texts.append(f"{zone!r} is not a domain: {exc}")
+            continue
+        if name in seen:
+            texts.append(f"DNSBL zone {zone} is there twice")
+        elif name in used:
+            texts.append(f"DNSBL zone {zone} is asked for incoming mail already: leave it out here")
+        seen.add(name)
+    return texts
 
 
 class TLSMode(models.TextChoices):
@@ -211,8 +236,8 @@ class Listener(models.Model):
             problems.setdefault(problem.field or NON_FIELD_ERRORS, []).append(problem.text)
         if self.hostname:
             self.hostname = checked_hostname(self.hostname, problems)
-        if len(set(self.smtp_dnsbls)) != len(self.smtp_dnsbls):
-            problems["smtp_dnsbls"] = [f"listener {self.name} names a DNSBL zone twice"]
+        if texts := _zone_problems(self.smtp_dnsbls, ()):
+            problems["smtp_dnsbls"] = [f"listener {self.name}: {text}" for text in texts]
         if problems:
             raise ValidationError(problems)
 

@@ -262,4 +262,31 @@ class Migration(migrations.Migration):
             model_name='suppression',
             constraint=models.UniqueConstraint(fields=('account', 'base_address'), name='suppression_once'),
         ),
+        migrations.CreateModel(
+            name='OwnIPMonitor',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('checked', models.DateTimeField(null=True)),
+                ('connections', models.PositiveIntegerField(default=0, help_text='Direct ones, since the last check.')),
+            ],
+            options={
+                'constraints': [models.CheckConstraint(condition=models.Q(('pk', 1)), name='own_ip_monitor_one_row')],
+            },
+        ),
+        migrations.CreateModel(
+            name='OwnIPStatus',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('zone', models.CharField(max_length=255)),
+                ('ip', models.CharField(blank=True, help_text='Empty: not known.', max_length=45)),
+                ('status', models.CharField(choices=[('pass', 'Pass'), ('fail', 'listed'), ('temperror', 'could not be asked'), ('unknown', 'own addresses are not known')], max_length=16)),
+                ('explanation', models.CharField(blank=True, default='', max_length=500)),
+                ('checked', models.DateTimeField()),
+            ],
+            options={
+                'verbose_name': 'status of an own IP',
+                'verbose_name_plural': 'status of own IPs',
+                'constraints': [models.UniqueConstraint(fields=('zone', 'ip'), name='own_ip_status_once')],
+            },
+        ),
     ]
