@@ -51,7 +51,7 @@ def change_address(
         fresh = Address.objects.select_related("domain", "account").get(pk=address.pk)
         changed = {name: value for name, value in given.items() if value is not None}
         if default_mailbox:
-            changed["default_mailbox"] = _mailbox(default_mailbox)
+            changed["default_mailbox"] = checked_mailbox(default_mailbox)
         for name, value in changed.items():
             setattr(fresh, name, value)
         _check(fresh)
@@ -59,7 +59,8 @@ def change_address(
     return fresh
 
 
-def _mailbox(name: str) -> str:
+def checked_mailbox(name: str) -> str:
+    """The name of a mailbox as it is stored. Raises ConfigurationError."""
     try:
         return canonical_name(name)
     except BadMailboxName as exc:

@@ -14,10 +14,9 @@ from typing import Final
 
 from protocols.names import Address as MailAddress
 from protocols.names import BadAddress, parse_address
-from server import db
 from server.statements import Statement
 
-from .accounts import ConfigurationError
+from .accounts import ConfigurationError, changing
 from .addresses import canonical_address, hosted_domain
 from .models import Account, Address, Domain, FromIDLoginAddress
 
@@ -39,7 +38,7 @@ def is_login(account_id: int, login_address: str) -> bool:
 
 def set_logins(account: Account, logins: Iterable[str]) -> None:
     """Have these, and no others, be such logins of an account. Raises ConfigurationError, and then nothing changes."""
-    with db.write():
+    with changing():
         wanted = dict(_checked(account, login) for login in logins)
         FromIDLoginAddress.objects.filter(account=account).exclude(login__in=wanted).delete()
         for login, address in wanted.items():

@@ -108,17 +108,16 @@ def examined(kinds: Collection[Kind]) -> Plan:
 
 
 def report_problems(levels: Levels) -> None:
-    """Log what is wrong with the listeners, for whoever changed them by hand; what can be served is."""
+    """Log what is wrong with the configuration, for whoever changed it by hand; what can be served is."""
+    from accounts import addresschecks
     from server import listener_rules
-    from server.models import Listener
 
     environment = settings.MOX
     logs.configure(levels, environment.log_format, own_time=environment.log_time)
-    found = [(listener, list(listener.endpoints.all())) for listener in Listener.objects.prefetch_related("endpoints")]
-    for listener, endpoints in found:
-        others = [pair for pair in found if pair[0] is not listener]
-        for problem in listener_rules.listener_problems(listener, endpoints, others):
-            log.error("configuration is wrong", extra={"listener": listener.name, "err": problem.text})
+    for listener, text in listener_rules.stored_problems():
+        log.error("configuration is wrong", extra={"listener": listener.name, "err": text})
+    for text in addresschecks.problems():
+        log.error("configuration is wrong", extra={"err": text})
 
 
 def parse_kinds(text: str) -> frozenset[Kind]:

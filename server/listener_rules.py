@@ -124,6 +124,17 @@ def listener_problems(
     return problems
 
 
+def stored_problems() -> Iterator[tuple[Listener, str]]:
+    """What is wrong with the listeners as they are stored: somebody may have changed them by hand."""
+    from .models import Listener  # which uses these rules itself
+
+    found = [(listener, list(listener.endpoints.all())) for listener in Listener.objects.prefetch_related("endpoints")]
+    for listener, endpoints in found:
+        others = [pair for pair in found if pair[0] is not listener]
+        for problem in listener_problems(listener, endpoints, others):
+            yield listener, problem.text
+
+
 def endpoint_problems(listener: Listener, endpoint: ListenerEndpoint) -> Iterator[str]:
     """Rules of one endpoint on its listener."""
     if not endpoint.path.startswith("/"):

@@ -12,6 +12,7 @@ from django.http import HttpRequest, HttpResponse, HttpResponseRedirect
 from django.urls import reverse
 
 from accounts.models import Account
+from accounts.reportaddresses import address_at
 from server import listener_rules
 from server.models import Listener, ListenerEndpoint, ServerSettings
 
@@ -139,6 +140,9 @@ class ServerSettingsForm(forms.ModelForm):  # type: ignore[type-arg]  # generic 
             name = self.cleaned_data.get(field, "")
             if name and not Account.objects.filter(name=name).exists():
                 self.add_error(field, f"There is no account {name!r}: use the name of one, or leave it empty.")
+        taken = address_at(self.cleaned_data.get("host_tlsrpt_localpart", ""), self.cleaned_data.get("hostname", ""))
+        if self.cleaned_data.get("host_tlsrpt_account") and taken is not None:
+            self.add_error("host_tlsrpt_localpart", f"{taken} exists: use another, or remove that first.")
         return cleaned
 
 

@@ -1,21 +1,24 @@
-"""``manage.py config``: accounts, addresses, aliases, domains, and TLS client keys."""
+"""``manage.py config``: accounts, addresses, aliases, domains, and TLS client keys; and what is wrong with them."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
-from accounts import accounts, addresssettings, aliases, domains, removal, tlskeys
+from accounts import accounts, addresschecks, addresssettings, aliases, domains, removal, reportaddresses, tlskeys
 from accounts.accounts import ConfigurationError
 from accounts.addresses import AddressError, ResolvedAlias, is_reports_only, resolve
 from accounts.aliases import AliasSettings
 from accounts.models import Account, Address, Alias, Domain, TLSPublicKey
+from accounts.reportaddresses import ReportKind
 from protocols.names import BadAddress, parse_address
+from server import listener_rules
 
 Options = Mapping[str, Any]
 
@@ -32,6 +35,14 @@ class Command(BaseCommand):
         self._add_address(groups.add_parser("address", help="where mail goes"))
         self._add_alias(groups.add_parser("alias", help="addresses whose mail goes to several others"))
         self._add_domain(groups.add_parser("domain", help="the domains that mail is taken for"))
+        test = groups.add_parser(
+            "test",
+            help="Tell what is wrong with the configuration, if it was changed by hand",
+            description="Tell what is wrong with addresses, aliases and listeners, if somebody changed them by hand. "
+            "The exit status is 1 if there is anything; a server logs the same at its start.",
+        )
+        test.add_argument("--json", action="store_true", help="for programs")
+        test.set_defaults(run=self._test)
         self._add_tlspubkey(groups.add_parser("tlspubkey", help="keys that log in to IMAP without a password"))
 
     def handle(self, *args: Any, **options: Any) -> None:
@@ -162,6 +173,18 @@ class Command(BaseCommand):
         add.add_argument("account", help="name of the account that owns the domain")
         add.add_argument("localpart", nargs="?", default="", help="of the first address, for a new account only")
         add.add_argument("--disabled", action="store_true", help="take and send no mail for it yet")
+        reports = word(
+            "reports",
+            self._domain_reports,
+            "Have reports about a domain come to an account, at an address that takes nothing else, or take none. The "
+            "DNS record that names the address is yours to change.",
+        )
+        reports.add_argument("domain")
+        reports.add_argument("kind", choices=[kind.value for kind in ReportKind])
+        reports.add_argument("localpart", nargs="?", default="", help="of the address; without it none are taken")
+        reports.add_argument("account", nargs="?", default="")
+        reports.add_argument("--mailbox", default="", help="without it as before")
+        reports.add_argument("--at", default="", metavar="DOMAIN", help="another domain here that the address is in")
         remove = word(
             "rm",
             self._domain_remove,
@@ -394,6 +417,32 @@ class Command(BaseCommand):
 
     def _domain_enable(self, options: Options) -> None:
         domains.set_disabled(accounts.find_domain(options["domain"]), False)
+
+    def _domain_reports(self, options: Options) -> None:
+        domain, kind = accounts.find_domain(options["domain"]), ReportKind(options["kind"])
+        if not options["localpart"]:
+            reportaddresses.remove_report_address(domain, kind)
+            return
+        if not options["account"]:
+            raise ConfigurationError("name the account that the reports are for")
+        reportaddresses.set_report_address(
+            domain,
+            kind,
+            options["localpart"],
+            accounts.find_account(options["account"]),
+            mailbox=options["mailbox"],
+            elsewhere=accounts.find_domain(options["at"]) if options["at"] else None,
+        )
+
+    def _test(self, options: Options) -> None:
+        problems = [f"listener {listener.name}: {text}" for listener, text in listener_rules.stored_problems()]
+        problems += addresschecks.problems()
+        if options["json"]:
+            self._write_json(problems)
+        for problem in problems if not options["json"] else ():
+            self.stdout.write(f"error: {problem}")
+        if problems:
+            sys.exit(1)
 
     def _domain_localparts(self, options: Options) -> None:
         separators = [] if options["no_separators"] else options["separator"]
