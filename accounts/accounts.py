@@ -121,6 +121,8 @@ def parse_hosted(text: str, find: Callable[[str], Domain] = find_domain) -> tupl
 def add_address(account: Account, localpart: str, domain: Domain) -> Address:
     """A further address of an account; an empty localpart is the catchall. Raises ConfigurationError."""
     with changing():
+        if AccountRemoval.objects.filter(account=account).exists():
+            raise ConfigurationError(f"account {account} is being removed")
         domain = Domain.objects.get(pk=domain.pk)  # somebody may have changed its separators
         localpart = checked_localpart(localpart, domain) if localpart else ""
         canonical = canonical_address(localpart, domain)

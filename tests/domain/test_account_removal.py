@@ -18,6 +18,7 @@ from django.db.models import ForeignKey
 from accounts import removal
 from accounts.accounts import ConfigurationError, add_address, create_account, find_account
 from accounts.addresses import AddressError, resolve
+from accounts.aliases import add_alias, members_of
 from accounts.models import Account, AccountRemoval, Domain
 from junk.models import JunkWord
 from mailqueue.models import QueueMessage, State
@@ -105,6 +106,12 @@ def test_nothing_of_it_remains(doomed: Account, monkeypatch: pytest.MonkeyPatch)
     assert AccountRemoval.objects.get(name=name).finished is not None
 
 
+def test_it_leaves_its_aliases(doomed: Account, account: Account) -> None:
+    team = add_alias(f"team-{doomed}@localhost", [f"{doomed.name}@localhost", f"{account.name}@localhost"])
+    remove(doomed)
+    assert [str(member) for member in members_of(team)] == [f"{account.name}@localhost"]
+
+
 def test_from_the_order_on_it_cannot_be_used(doomed: Account) -> None:
     message = put(doomed)
     with hidden():
@@ -117,6 +124,8 @@ def test_from_the_order_on_it_cannot_be_used(doomed: Account) -> None:
             reading.mailboxes(doomed.pk)
         with pytest.raises(ConfigurationError, match="is being removed"):
             find_account(doomed.name)
+        with pytest.raises(ConfigurationError, match="is being removed"):
+            add_address(doomed, "another", Domain.objects.get(name="localhost"))
         with pytest.raises(ConfigurationError, match="is being removed already"):
             removal.order(doomed)
         with pytest.raises(ConfigurationError, match="still being removed"):
