@@ -343,6 +343,9 @@ class Transport(models.Model):
     socks_address = models.CharField(max_length=280, blank=True, default="", help_text="host:port of the proxy.")
     socks_remote_ips = models.JSONField(default=list, blank=True)
     socks_remote_hostname = models.CharField(max_length=255, blank=True, default="")
+    destination_connections = models.PositiveSmallIntegerField(
+        default=0, help_text="To one destination at a time; 0: as the server does (MOX_QUEUE_PER_DESTINATION)."
+    )
     fail_code = models.PositiveSmallIntegerField(default=554)
     fail_message = models.CharField(max_length=256, blank=True, default="")
 

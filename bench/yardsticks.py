@@ -75,7 +75,7 @@ def relaying(directory: Path, sink: str) -> Iterator[None]:
         "name": "sink", "kind": "smtp", "host": host, "port": int(port), "no_starttls": True, "password": b"",
         "starttls_insecure_skip_verify": False, "username": "", "mechanisms": "[]", "disable_ipv4": False,
         "disable_ipv6": False, "socks_address": "", "socks_remote_ips": "[]", "socks_remote_hostname": "",
-        "fail_code": 554, "fail_message": "",
+        "destination_connections": 0, "fail_code": 554, "fail_message": "",
     }  # fmt: skip
     route = {"position": 0, "from_domains": "[]", "to_domains": "[]", "minimum_attempts": 0}
     with _database(directory) as database:

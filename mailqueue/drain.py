@@ -68,6 +68,7 @@ class Drain:
         self._schedule = Schedule.of_server()
         self._next: Group | None = None  # claimed, for when this one is done
         self._claiming = True  # another group may be claimed
+        self._sender = 0  # the account whose turn it is
         self._unstored: list[Settled] = []
         self._noting: list[asyncio.Task[None]] = []  # entries on their way into the journal, for what is unstored
         self._storing: asyncio.Task[Group | None] | None = None
@@ -126,6 +127,7 @@ class Drain:
     async def _attempt(self, group: Group) -> None:
         """Settle all messages of a group. Raises Interrupted, LostLease, CancelledError."""
         began = time.monotonic()
+        self._sender = group.first.account_id or 0
         delivering = _Delivering(self)
         try:
             to_send = group.to_send()
@@ -201,7 +203,7 @@ class Drain:
         noting, self._noting = self._noting, []
         if not (unstored or dot or claim):
             return None
-        step = Step(self.lease, self._schedule, await self._decided(unstored), dot, claim)
+        step = Step(self.lease, self._schedule, await self._decided(unstored), dot, claim, self._sender)
         try:
             claimed = await self._write(step)
         except LostLease:

@@ -19,6 +19,7 @@ from django.db.models import Q, QuerySet
 from django.db.models.expressions import RawSQL
 from prometheus_client import Counter
 
+from accounts.models import Transport
 from server import db
 from server.statements import ModelStatement, Statement, run
 from store import rows as store_rows
@@ -64,6 +65,22 @@ WITH RECURSIVE waiting(destination) AS (
 SELECT destination, (SELECT min(next_attempt) FROM queue_queuemessage q
                      WHERE q.state = 'queued' AND NOT q.hold AND q.destination = waiting.destination)
 FROM waiting WHERE destination IS NOT NULL
+"""
+
+# The first account, in the order of ids and after a given one, with mail due for a destination (0: mail of none).
+_NEXT_SENDER: Final = """
+WITH RECURSIVE senders(sender) AS (
+  SELECT min(COALESCE(account_id, 0)) FROM queue_queuemessage
+  WHERE state = 'queued' AND NOT hold AND destination = %s AND COALESCE(account_id, 0) > %s
+  UNION ALL
+  SELECT (SELECT min(COALESCE(account_id, 0)) FROM queue_queuemessage
+          WHERE state = 'queued' AND NOT hold AND destination = %s AND COALESCE(account_id, 0) > senders.sender)
+  FROM senders WHERE senders.sender IS NOT NULL
+)
+SELECT sender FROM senders
+WHERE (SELECT min(next_attempt) FROM queue_queuemessage q
+       WHERE q.state = 'queued' AND NOT q.hold AND q.destination = %s AND COALESCE(q.account_id, 0) = sender) <= %s
+LIMIT 1
 """
 
 
@@ -141,7 +158,7 @@ _destinations: Final = Statement(
 
 
 def _due_destinations(now: datetime) -> list[tuple[str, int]]:
-    """Names, and the free slot of each, those that have waited longest first."""
+    """Names, each with a free slot, in the order in which they are to be claimed: those that waited longest first."""
     if _any_due.row(connection.ops.adapt_datetimefield_value(now)) is None:
         return []
     oldest = {name: moment for name, moment in _oldest_by_destination() if moment <= now}
@@ -155,13 +172,43 @@ def _due_destinations(now: datetime) -> list[tuple[str, int]]:
         else:
             # One that was just served, and has more, comes after those that have waited meanwhile.
             oldest[name] = max(oldest[name], used)
-    slots = range(settings.MOX.queue_per_destination)
+    slots_of = _Slots()
     found = []
-    for name in sorted(oldest, key=lambda name: oldest[name]):
-        free = [slot for slot in slots if slot not in busy.get(name, ())]
-        if free:
-            found.append((name, free[0]))
-    return found
+    for name, moment in oldest.items():
+        taken = busy.get(name, set())
+        free = [slot for slot in range(slots_of(name)) if slot not in taken]
+        if len(free) > 1:
+            free = free[: _count_due(name, now, len(free))]
+        # Each destination has its first connection before another has its second.
+        found += [(len(taken) + number, moment, name, slot) for number, slot in enumerate(free)]
+    return [(name, slot) for _, _, name, slot in sorted(found)]
+
+
+def _count_due(name: str, now: datetime, limit: int) -> int:
+    due = QueueMessage.objects.filter(destination=name, state=IS_QUEUED, hold=False, next_attempt__lte=now)
+    return due[:limit].count()
+
+
+class _Slots:
+    """How many leases a destination may have at a time: as its transport says, else as the server does."""
+
+    def __init__(self) -> None:
+        own = list(Transport.objects.exclude(destination_connections=0))
+        self._relays = {t.host: t.destination_connections for t in own if t.kind in routing.RELAYS}
+        self._has_others = len(self._relays) < len(own)
+
+    def __call__(self, name: str) -> int:
+        usual = settings.MOX.queue_per_destination
+        if name in self._relays or not self._has_others:
+            return self._relays.get(name, usual)
+        first = _oldest.row(name)
+        if first is None:
+            return usual
+        try:
+            transport = _way(first).transport
+        except routing.UnknownTransport:
+            return usual
+        return (transport.destination_connections if transport is not None else 0) or usual
 
 
 def _oldest_by_destination() -> list[tuple[str, datetime]]:
@@ -245,13 +292,18 @@ def owned_by(owner: str) -> QuerySet[QueueDestination]:
 # Claiming messages.
 
 
-def claim_group(lease: Lease, schedule: Schedule) -> Group | None:
-    """The oldest group due for the destination, in a transaction; None when none is, or the lease has ended."""
+def claim_group(lease: Lease, schedule: Schedule, after: int | None = None) -> Group | None:
+    """The oldest group due for the destination, in a transaction; None when none is, or the lease has ended.
+
+    ``after``: the account that had its turn (0: none's mail); the oldest of the next one that has mail due is taken,
+    so that one who sends thousands of messages does not keep the others waiting.
+    """
     if _held.row(lease.destination, _as_stored(lease.token)) is None:
         return None
     now = db.now()
     while True:
-        first = _oldest.row(lease.destination)
+        first = _oldest_of_next_sender(lease.destination, after, now) if after is not None else None
+        first = first or _oldest.row(lease.destination)
         if first is None or first.next_attempt > now:
             return None
         blob = _content.row(first.blob_id)
@@ -259,13 +311,7 @@ def claim_group(lease: Lease, schedule: Schedule) -> Group | None:
         first.blob = blob
         messages = [first, *_companions(first, now)]
         try:
-            way: routing.Way | routing.UnknownTransport = routing.way(
-                first.account_id,
-                ascii_domain(first.sender_domain),
-                first.rcpt_domain_ascii,
-                first.attempts,
-                first.transport,
-            )
+            way: routing.Way | routing.UnknownTransport = _way(first)
         except routing.UnknownTransport as exc:
             way = exc
         if isinstance(way, routing.Way) and way.destination != lease.destination:
@@ -286,13 +332,37 @@ def _as_stored(token: uuid.UUID) -> Any:
     return QueueDestination._meta.get_field("token").get_db_prep_value(token, connection)
 
 
-def _waiting(destination: str) -> QuerySet[QueueMessage]:
-    rows = QueueMessage.objects.filter(destination=destination, state=IS_QUEUED, hold=False)
+def _waiting(destination: str, *conditions: Q) -> QuerySet[QueueMessage]:
+    rows = QueueMessage.objects.alias(owner=RawSQL("COALESCE(account_id, 0)", ()))
+    rows = rows.filter(*conditions, destination=destination, state=IS_QUEUED, hold=False)
     return _skip_locked(rows.order_by("next_attempt", "pk"))[:1]
 
 
 _oldest: Final = ModelStatement(QueueMessage, _waiting)
+_oldest_of_sender: Final = ModelStatement(
+    QueueMessage, lambda destination, sender: _waiting(destination, Q(owner=sender))
+)
 _content: Final = ModelStatement(Blob, lambda pk: Blob.objects.filter(pk=pk).only("size", "data", "storage_name"))
+
+
+def _oldest_of_next_sender(destination: str, after: int, now: datetime) -> QueueMessage | None:
+    moment = connection.ops.adapt_datetimefield_value(now)
+    for bound in (after, -1):  # and around to the first
+        found = run(_NEXT_SENDER, [destination, bound, destination, destination, moment])
+        if found:
+            return _oldest_of_sender.row(destination, found[0][0])
+    return None
+
+
+def _way(message: QueueMessage) -> routing.Way:
+    """Raises UnknownTransport."""
+    return routing.way(
+        message.account_id,
+        ascii_domain(message.sender_domain),
+        message.rcpt_domain_ascii,
+        message.attempts,
+        message.transport,
+    )
 
 
 def _companions(first: QueueMessage, now: datetime) -> Sequence[QueueMessage]:

@@ -6,8 +6,8 @@ from typing import Final
 
 from django.core.exceptions import ValidationError
 from django.db import models
-from django.db.models import Q
-from django.db.models.functions import Lower
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce, Lower
 
 from accounts.models import Account, OutgoingEvent
 from protocols.names import BadDomain, parse_domain
@@ -108,6 +108,14 @@ class QueueMessage(Outgoing):
                 fields=["destination", "next_attempt", "id"],
                 condition=Q(state="queued", hold=False),
                 name="queue_due_by_destination",
+            ),
+            models.Index(
+                F("destination"),
+                Coalesce("account_id", 0),
+                F("next_attempt"),
+                F("id"),
+                condition=Q(state="queued", hold=False),
+                name="queue_due_by_sender",
             ),
             models.Index(fields=["base_id"], condition=Q(base_id__gt=0), name="queue_by_base"),
             models.Index(fields=["lease_until"], condition=Q(state="delivering"), name="queue_leased"),

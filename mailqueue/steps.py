@@ -29,6 +29,8 @@ class Step:
     """Messages whose end of data goes out next."""
     claim: bool = False
     """Whether to claim another group."""
+    after: int | None = None
+    """The account that had its turn: see claim_group()."""
 
     @property
     def accounts(self) -> list[int]:
@@ -41,4 +43,4 @@ class Step:
             results.store(tx, self.lease, self.results)
         if self.dot:
             leases.enter_dot(self.lease, self.dot)
-        return leases.claim_group(self.lease, self.schedule) if self.claim else None
+        return leases.claim_group(self.lease, self.schedule, self.after) if self.claim else None

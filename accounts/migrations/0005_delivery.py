@@ -73,4 +73,9 @@ class Migration(migrations.Migration):
                 'constraints': [models.UniqueConstraint(fields=('account', 'kind'), name='webhook_endpoint_of_kind')],
             },
         ),
+        migrations.AddField(
+            model_name='transport',
+            name='destination_connections',
+            field=models.PositiveSmallIntegerField(default=0, help_text='To one destination at a time; 0: as the server does (MOX_QUEUE_PER_DESTINATION).'),
+        ),
     ]

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 
 import pytest
 from django.conf import settings
 from django.db import connection
 
-from accounts.models import Account
+from accounts.models import Account, Transport
 from mailqueue import leases, recovery, results
 from mailqueue.journal import Entry, Journal
 from mailqueue.leases import Group, Lease, LostLease
@@ -90,6 +90,46 @@ def test_it_claims_no_more_destinations_than_there_are_slots(account: Account) -
     for lease in claimed:
         leases.release(lease)
     QueueMessage.objects.filter(account=account).delete()
+
+
+def test_it_gives_a_destination_as_many_leases_as_its_transport_allows(account: Account, server: Sink) -> None:
+    transport = route_to(server, account)
+    transport.destination_connections = 3
+    transport.save()
+    send(account, "one@far.example", count_limits=False)
+    send(account, "two@far.example", count_limits=False)
+    send(account, "other@near.example", mail_from="", count_limits=False)
+    assert [lease.destination for lease in leases.claim_due()] == [server.host] * 3
+    send(account, "three@far.example", count_limits=False)
+    assert not leases.claim_due()
+
+
+def test_it_opens_no_second_connection_to_one_while_others_wait_for_their_first(account: Account) -> None:
+    transport = Transport.objects.create(name="several", kind=Transport.Kind.DIRECT, destination_connections=9)
+    account.routes.create(transport=transport)
+    for number in range(9):
+        send(account, f"them{number}@busy.example", count_limits=False)
+    for number in range(3):
+        send(account, f"them@calm{number}.example", count_limits=False)
+    claimed = [lease.destination for lease in leases.claim_due()]
+    assert claimed[:4] == ["busy.example", "calm0.example", "calm1.example", "calm2.example"]
+    assert claimed[4:] == ["busy.example"] * (settings.MOX.queue_max_concurrent - 4)
+
+
+def test_it_takes_turns_between_the_senders_to_a_destination(
+    account: Account, new_account: Callable[[], Account], server: Sink
+) -> None:
+    others = [new_account(), new_account()]
+    for sender in (account, *others):
+        route_to(server, sender)
+    for number in range(6):
+        send(account, f"newsletter{number}@far.example", count_limits=False)
+    for number, sender in enumerate(others):
+        send(sender, f"letter{number}@far.example")
+    deliver_due()
+    order = [received.recipients[0].partition("@")[0] for received in server.received]
+    assert sorted(order[:3]) == ["letter0", "letter1", "newsletter0"]
+    assert order[3:] == [f"newsletter{number}" for number in range(1, 6)]
 
 
 def test_it_gives_messages_back_whose_worker_died_before_the_end_of_the_data(account: Account, server: Sink) -> None:
