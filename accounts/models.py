@@ -234,6 +234,54 @@ class RulesetHeader(models.Model):
         return f"{self.name_regexp}: {self.value_regexp}"
 
 
+class RulesetNoListID(models.Model):
+    """A mailing list for which no ruleset is to be suggested when its mail is moved."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+")
+    rcpt_to = models.CharField(max_length=400, help_text="Canonical address that the mail came for.")
+    list_id = models.CharField(max_length=255)
+    to_inbox = models.BooleanField(help_text="On moves to the address's mailbox; else on moves away from it.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account", "rcpt_to", "list_id", "to_inbox"], name="no_list_id_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"no ruleset for list {self.list_id} at {self.rcpt_to}"
+
+
+class RulesetNoMsgFrom(models.Model):
+    """A sender for whom no ruleset is to be suggested."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+")
+    rcpt_to = models.CharField(max_length=400, help_text="Canonical address that the mail came for.")
+    msg_from = models.CharField(max_length=400)
+    to_inbox = models.BooleanField(help_text="On moves to the address's mailbox; else on moves away from it.")
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["account", "rcpt_to", "msg_from", "to_inbox"], name="no_msg_from_once")
+        ]
+
+    def __str__(self) -> str:
+        return f"no ruleset for {self.msg_from} at {self.rcpt_to}"
+
+
+class RulesetNoMailbox(models.Model):
+    """A mailbox for which no ruleset is to be suggested, whatever is moved to it, or from it."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+")
+    mailbox_id = models.BigIntegerField(help_text="It may be gone.")
+    to_mailbox = models.BooleanField(help_text="On moves to it; else on moves from it.")
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "mailbox_id", "to_mailbox"], name="no_mailbox_once")]
+
+    def __str__(self) -> str:
+        return f"no ruleset for mailbox {self.mailbox_id}"
+
+
 class Credential(models.Model):
     """What a password was turned into when it was set: verifiers for each login mechanism, never the password."""
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from django.db import models
 from django.db.models import Q
 
 from accounts.models import Account
 
 from .words import WORD_BYTES_MAX, WORDS_VERSION
+
+DECISION_TEXT_MAX: Final = 400  # characters of a text that others made up; it is cut
 
 
 class JunkFilter(models.Model):
@@ -63,3 +67,42 @@ class SubjectPassKey(models.Model):
 
     def __str__(self) -> str:
         return f"subjectpass key of {self.canonical_address}"
+
+
+class Decision(models.Model):
+    """What became of an incoming message for one recipient, and why: for its user, and for the postmaster.
+
+    A record for people, kept for a while (junk.decisions); nothing is decided by it.
+    """
+
+    account = models.ForeignKey(
+        Account,
+        null=True,
+        on_delete=models.CASCADE,
+        related_name="+",
+        db_index=False,
+        help_text="Null: of nobody here.",
+    )
+    received = models.DateTimeField()
+    recipient = models.CharField(max_length=DECISION_TEXT_MAX)
+    mail_from = models.CharField(max_length=DECISION_TEXT_MAX, blank=True)
+    msg_from = models.CharField(max_length=DECISION_TEXT_MAX, blank=True)
+    subject = models.CharField(max_length=DECISION_TEXT_MAX, blank=True)
+    message_id = models.CharField(max_length=DECISION_TEXT_MAX, blank=True)
+    remote_ip = models.CharField(max_length=45)
+    size = models.BigIntegerField()
+    result = models.CharField(max_length=16, help_text="delivered, reject, highrate, unknownuser, ...")
+    mailbox = models.CharField(max_length=1000, blank=True, help_text="Where it is, or would have been put.")
+    reason = models.CharField(max_length=32, blank=True, help_text="As in X-Mox-Reason.")
+    reply = models.CharField(max_length=DECISION_TEXT_MAX, blank=True, help_text="What its sender was told.")
+    explanation = models.JSONField(default=list, help_text="What was found on the way, for people.")
+    received_id = models.CharField(max_length=64, help_text="As in the Received field, and in replies.")
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["account", "id"], name="decision_of_account"),
+            models.Index(fields=["received"], name="decision_expiry"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.result} for {self.recipient}, {self.received:%Y-%m-%d %H:%M:%S}"

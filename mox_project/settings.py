@@ -158,6 +158,7 @@ CELERY_BEAT_SCHEDULE = {
     "store-import": {"task": "store.import", "schedule": 15.0, "options": {"expires": 15}},
     "store-tidy": {"task": "store.tidy", "schedule": 86400.0, "options": {"expires": 3600}},
     "junk-train": {"task": "junk.train", "schedule": 3.0, "options": {"expires": 3}},
+    "junk-tidy": {"task": "junk.tidy", "schedule": 3600.0, "options": {"expires": 3600}},
     "queue-dispatch": {"task": "queue.dispatch", "schedule": 15.0, "options": {"expires": 15}},
     "queue-measure": {"task": "queue.measure", "schedule": 15.0, "options": {"expires": 15}},
     "queue-cleanup": {"task": "queue.cleanup", "schedule": 3600.0, "options": {"expires": 3600}},

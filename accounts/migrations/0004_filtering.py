@@ -102,5 +102,43 @@ class Migration(migrations.Migration):
             model_name='aliasmember',
             constraint=models.UniqueConstraint(fields=('alias', 'address'), name='alias_member_once'),
         ),
+        migrations.CreateModel(
+            name='RulesetNoListID',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('rcpt_to', models.CharField(help_text='Canonical address that the mail came for.', max_length=400)),
+                ('list_id', models.CharField(max_length=255)),
+                ('to_inbox', models.BooleanField(help_text="On moves to the address's mailbox; else on moves away from it.")),
+                ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.account')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('account', 'rcpt_to', 'list_id', 'to_inbox'), name='no_list_id_once')],
+            },
+        ),
+        migrations.CreateModel(
+            name='RulesetNoMailbox',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('mailbox_id', models.BigIntegerField(help_text='It may be gone.')),
+                ('to_mailbox', models.BooleanField(help_text='On moves to it; else on moves from it.')),
+                ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.account')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('account', 'mailbox_id', 'to_mailbox'), name='no_mailbox_once')],
+            },
+        ),
+        migrations.CreateModel(
+            name='RulesetNoMsgFrom',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('rcpt_to', models.CharField(help_text='Canonical address that the mail came for.', max_length=400)),
+                ('msg_from', models.CharField(max_length=400)),
+                ('to_inbox', models.BooleanField(help_text="On moves to the address's mailbox; else on moves away from it.")),
+                ('account', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.account')),
+            ],
+            options={
+                'constraints': [models.UniqueConstraint(fields=('account', 'rcpt_to', 'msg_from', 'to_inbox'), name='no_msg_from_once')],
+            },
+        ),
         migrations.RunPython(give_accounts_a_filter, migrations.RunPython.noop),
     ]

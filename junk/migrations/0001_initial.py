@@ -57,4 +57,28 @@ class Migration(migrations.Migration):
                 'constraints': [models.UniqueConstraint(fields=('account', 'canonical_address'), name='subject_pass_key_once')],
             },
         ),
+        migrations.CreateModel(
+            name='Decision',
+            fields=[
+                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
+                ('received', models.DateTimeField()),
+                ('recipient', models.CharField(max_length=400)),
+                ('mail_from', models.CharField(blank=True, max_length=400)),
+                ('msg_from', models.CharField(blank=True, max_length=400)),
+                ('subject', models.CharField(blank=True, max_length=400)),
+                ('message_id', models.CharField(blank=True, max_length=400)),
+                ('remote_ip', models.CharField(max_length=45)),
+                ('size', models.BigIntegerField()),
+                ('result', models.CharField(help_text='delivered, reject, highrate, unknownuser, ...', max_length=16)),
+                ('mailbox', models.CharField(blank=True, help_text='Where it is, or would have been put.', max_length=1000)),
+                ('reason', models.CharField(blank=True, help_text='As in X-Mox-Reason.', max_length=32)),
+                ('reply', models.CharField(blank=True, help_text='What its sender was told.', max_length=400)),
+                ('explanation', models.JSONField(default=list, help_text='What was found on the way, for people.')),
+                ('received_id', models.CharField(help_text='As in the Received field, and in replies.', max_length=64)),
+                ('account', models.ForeignKey(db_index=False, help_text='Null: of nobody here.', null=True, on_delete=django.db.models.deletion.CASCADE, related_name='+', to='accounts.account')),
+            ],
+            options={
+                'indexes': [models.Index(fields=['account', 'id'], name='decision_of_account'), models.Index(fields=['received'], name='decision_expiry')],
+            },
+        ),
     ]
