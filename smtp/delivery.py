@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
@@ -17,7 +17,7 @@ from typing import IO, Final, TypeAlias
 
 from django.db import OperationalError
 
-from accounts.addresses import Destination, ResolvedAlias
+from accounts.addresses import Destination, Resolved, ResolvedAlias
 from junk.analysis import Verdict
 from junk.reputation import Sender
 from mailqueue.submit import Prepared as Bounce
@@ -37,13 +37,14 @@ from store.errors import MailboxGone, OverQuota, StoreError
 from store.flags import NO_FLAGS, SEEN, Flags
 from store.messages import NewMessage, Origin
 
-from . import headers, telling
+from . import headers, records, telling
 from .content import Content
 from .copies import Copy, Plan, agreed, canonical_author, first, may_post, plan
 from .errors import SMTPError
 from .forged import without_results_of
 from .judging import Case, judge
 from .localserve import RCPT_PREFIX, special_failure
+from .records import About, Entry
 from .transaction import Peer, Rules
 from .verification import Verification, verify
 
@@ -130,10 +131,13 @@ async def deliver(
     """
     rules = around.rules
     outcomes = {each.path: refusal for each in message.recipients if (refusal := _refusal(each, rules)) is not None}
+    about = About(message.peer, message.mail.reverse_path, message.content.size, message.received)
     if len(outcomes) == len(message.recipients):
         await bridge.call(check_loop, message.content.data)
+        records.record(about, _entries(outcomes.values(), ()))
         return list(outcomes.values())
     received = await bridge.call(prepare, message, rules)
+    about = replace(about, author=received.author, envelope=received.blob.part.envelope)
     try:
         case = await _case(message, received, around, spf_known)
         author = await bridge.call(canonical_author, received.author) if _has_alias(message) else ""
@@ -143,6 +147,7 @@ async def deliver(
         ]
         if not wanted:
             await bridge.call(received.blob.discard)
+            records.record(about, _entries(outcomes.values(), ()))
             return [outcomes[recipient.path] for recipient in message.recipients]
         planned = plan(wanted, author)
         copies = [copy for of_recipient in planned.copies.values() for copy in of_recipient]
@@ -153,8 +158,10 @@ async def deliver(
     except BaseException:
         await bridge.call(received.blob.discard)
         raise
-    stored = await _store(bridge, judged, _Sender(message, received, case, rules), list(outcomes.values()))
+    refused = list(outcomes.values())
+    stored = await _store(bridge, judged, _Sender(message, received, case, rules), refused)
     outcomes |= {outcome.recipient.path: outcome for outcome in stored}
+    records.record(about, _entries(outcomes.values(), judged))
     return [
         outcomes.get(recipient.path)
         or _as_covered(recipient, [outcomes[path] for path in planned.covered[recipient.path]])
@@ -318,6 +325,21 @@ def _judged(
         )
         judged.append(_Judged(recipients[path], first(members), stored))
     return judged
+
+
+def _entries(outcomes: Iterable[Outcome], judged: Sequence[_Judged]) -> Iterator[Entry]:
+    """For the record: each copy, and each recipient that has none."""
+    copies = {each.recipient.path: each.copies for each in judged}
+    for outcome in outcomes:
+        path, resolved = outcome.recipient.path, outcome.recipient.resolved
+        if path not in copies:
+            account_id = resolved.account_id if isinstance(resolved, Resolved) else None
+            yield Entry(account_id, path, outcome.result.value, reply=outcome.reply)
+        for copy in copies.get(path, ()):
+            # Of an alias, some members may have it and others not.
+            missed = outcome.result is Result.DELIVERED and copy.account_name not in outcome.accounts
+            result = Result.REJECT if missed else outcome.result
+            yield Entry(copy.delivery.account_id, path, result.value, copy.verdict, outcome.reply)
 
 
 class _Undone(Exception):

@@ -17,6 +17,7 @@ from accounts.models import (
     TLSPublicKey,
     Transport,
 )
+from junk.models import Decision
 from mailqueue.models import DeliveryAttempt, HoldRule, QueueDestination, QueueMessage, RetiredMessage
 from server.models import LoginAttempt
 from store.models import Blob, Mailbox, Message
@@ -208,3 +209,15 @@ class BlobAdmin(ReadOnlyAdmin[Blob]):
     @admin.display(description="SHA-256")
     def sha256_hex(self, blob: Blob) -> str:
         return bytes(blob.sha256).hex()
+
+
+@admin.register(Decision)
+class DecisionAdmin(ReadOnlyAdmin[Decision]):
+    """Why incoming mail was taken or refused."""
+
+    list_display = ("received", "result", "reason", "account", "mail_from", "recipient", "remote_ip", "reply")
+    list_select_related = ("account",)
+    list_filter = ("result",)
+    search_fields = ("mail_from", "recipient", "msg_from", "message_id", "received_id")
+    ordering = ("-id",)
+    exclude = ("subject",)
