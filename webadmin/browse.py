@@ -6,6 +6,7 @@ from django.contrib import admin
 from django.db.models import QuerySet
 from django.http import HttpRequest
 
+from accounts.aliases import members_of
 from accounts.models import (
     Account,
     Address,
@@ -51,6 +52,11 @@ class AliasAdmin(ReadOnlyAdmin[Alias]):
     list_display = ("__str__", "post_public", "list_members", "allow_msg_from")
     list_select_related = ("domain",)
     search_fields = ("canonical", "members__canonical")
+    readonly_fields = ("member_addresses",)
+
+    @admin.display(description="members")
+    def member_addresses(self, alias: Alias) -> str:
+        return ", ".join(map(str, members_of(alias)))
 
 
 @admin.register(DKIMSelector)

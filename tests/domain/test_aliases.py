@@ -297,6 +297,15 @@ def test_the_commands_do_all_of_it(account: Account, other: Account) -> None:
         config("alias", "print", name)
 
 
+def test_a_long_localpart_is_taken_with_a_warning(account: Account) -> None:
+    long = account.name + "x" * 65
+    assert "octets, and other servers may send nothing to one of more than 64" in config(
+        "alias", "add", f"{long}@localhost", address(account)
+    )
+    with pytest.raises(CommandError, match="localpart longer than 128 octets"):
+        config("address", "add", f"{long}{'x' * 65}@localhost", account.name)
+
+
 def test_the_command_changes_how_localparts_are_told_apart(domain: Domain) -> None:
     changed = config("domain", "localparts", domain.name, "--separator", "-", "--separator", "+")
     assert changed == f"domain {domain}: separators: - +; case makes no difference\n"

@@ -17,7 +17,7 @@ from accounts.addresses import AddressError, ResolvedAlias, is_reports_only, res
 from accounts.aliases import AliasSettings
 from accounts.models import Account, Address, Alias, Domain, TLSPublicKey
 from accounts.reportaddresses import ReportKind
-from protocols.names import BadAddress, parse_address
+from protocols.names import MAX_LOCALPART_STRICT, BadAddress, parse_address
 from server import listener_rules
 
 Options = Mapping[str, Any]
@@ -293,6 +293,15 @@ class Command(BaseCommand):
         localpart, domain = accounts.parse_hosted(options["address"])
         address = accounts.add_address(accounts.find_account(options["account"]), localpart, domain)
         self.stdout.write(f"{address} is an address of account {address.account}")
+        self._warn_if_long(address)
+
+    def _warn_if_long(self, added: Address | Alias) -> None:
+        octets = len(added.localpart.encode())
+        if octets > MAX_LOCALPART_STRICT:
+            self.stderr.write(
+                f"warning: {added} has a localpart of {octets} octets, and other servers may send nothing to one of more "
+                f"than {MAX_LOCALPART_STRICT} (RFC 5321)"
+            )
 
     def _address_remove(self, options: Options) -> None:
         removed = accounts.remove_address(options["address"])
@@ -366,6 +375,7 @@ class Command(BaseCommand):
         given = {name: value for name, value in _alias_settings(options).items() if value is not None}
         alias = aliases.add_alias(options["alias"], options["member"], AliasSettings(**given))
         self.stdout.write(f"alias {alias} added: {', '.join(_alias_notes(alias))}")
+        self._warn_if_long(alias)
 
     def _alias_update(self, options: Options) -> None:
         alias = aliases.update_alias(aliases.find_alias(options["alias"]), **_alias_settings(options))
