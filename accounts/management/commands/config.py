@@ -299,8 +299,8 @@ class Command(BaseCommand):
         octets = len(added.localpart.encode())
         if octets > MAX_LOCALPART_STRICT:
             self.stderr.write(
-                f"warning: {added} has a localpart of {octets} octets, and other servers may send nothing to one of more "
-                f"than {MAX_LOCALPART_STRICT} (RFC 5321)"
+                f"warning: {added} has a localpart of {octets} octets, and other servers may send nothing to one of "
+                f"more than {MAX_LOCALPART_STRICT} (RFC 5321)"
             )
 
     def _address_remove(self, options: Options) -> None:
