@@ -85,6 +85,9 @@ class Account(models.Model):
 
     keep_retired_message_period = models.DurationField(default=timedelta(0))
     keep_retired_webhook_period = models.DurationField(default=timedelta(0))
+    no_webapi_password = models.BooleanField(
+        default=False, help_text="The webapi takes tokens only, not the account's password."
+    )
     version = models.PositiveIntegerField(default=1, validators=[MinValueValidator(1)], help_text="Optimistic lock.")
 
     def __str__(self) -> str:
@@ -471,6 +474,38 @@ class WebhookEndpoint(models.Model):
 
     def __str__(self) -> str:
         return f"{self.kind} webhook of {self.account}"
+
+
+class APIToken(models.Model):
+    """A secret that a program logs in to the webapi with instead of the password; only its hash is kept."""
+
+    class Scope(models.TextChoices):
+        SEND = "send"
+        MESSAGES_READ = "messages:read"
+        MESSAGES_WRITE = "messages:write"
+        SUPPRESSIONS_READ = "suppressions:read"
+        SUPPRESSIONS_WRITE = "suppressions:write"
+        EVENTS_READ = "events:read"
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="api_tokens")
+    label = models.CharField(max_length=256, blank=True, default="")
+    login_address = models.CharField(max_length=512, help_text="The address that it logs in as.")
+    prefix = models.CharField(max_length=8, help_text="Its first characters after mox_, to tell tokens apart.")
+    token_hash = models.BinaryField(max_length=32, unique=True, help_text="SHA-256 of the token.")
+    scopes = models.JSONField(default=list, help_text="What it may do.")
+    from_addresses = models.JSONField(default=list, blank=True, help_text="From addresses it may use; none: all.")
+    networks = models.JSONField(default=list, blank=True, help_text="Where it may be used from; none: everywhere.")
+    expires = models.DateTimeField(null=True, blank=True)
+    created = models.DateTimeField()
+    last_used = models.DateTimeField(null=True, blank=True, help_text="To the minute.")
+    revoked = models.DateTimeField(null=True, blank=True)
+
+    class Meta:
+        verbose_name = "API token"
+        constraints = [models.UniqueConstraint(fields=["account", "prefix"], name="api_token_prefix_once")]
+
+    def __str__(self) -> str:
+        return f"token mox_{self.prefix}... of {self.account}"
 
 
 class LoginSession(models.Model):

@@ -488,3 +488,24 @@ class OwnIPMonitor(models.Model):
 
     def __str__(self) -> str:
         return f"own IPs checked at {self.checked}"
+
+
+class IdempotencyKey(models.Model):
+    """A call that a client may repeat without its being done twice, and what was answered."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+", db_index=False)
+    method = models.CharField(max_length=32)
+    key = models.CharField(max_length=256)
+    request_hash = models.BinaryField(max_length=32, help_text="SHA-256 of what was asked for.")
+    response = models.JSONField(null=True, help_text="What was answered; none while the call is worked on.")
+    status = models.PositiveSmallIntegerField(default=0, help_text="Of the answer.")
+    owner = models.UUIDField(help_text="The call that works on it.")
+    locked_until = models.DateTimeField(help_text="A call that did not end until then is dead.")
+    expires = models.DateTimeField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["account", "method", "key"], name="idempotency_key_once")]
+        indexes = [models.Index(fields=["expires"], name="idempotency_key_expiry")]
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.key}"

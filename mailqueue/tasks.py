@@ -8,7 +8,7 @@ from typing import Any, Final
 from celery import shared_task
 from celery.signals import worker_ready, worker_shutting_down
 
-from . import cleanup, leases, mtastsrefresh, ownips, recovery
+from . import cleanup, idempotency, leases, mtastsrefresh, ownips, recovery
 from .leases import Lease
 from .worker import Worker
 
@@ -34,6 +34,7 @@ def deliver(destination: str, token: str) -> None:
 def clean_up() -> None:
     """Drop history that nobody wants any longer."""
     cleanup.clean_up()
+    idempotency.clean_up()
 
 
 @shared_task(name="queue.measure")

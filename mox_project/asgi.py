@@ -24,6 +24,7 @@ from web.listeners import HTTPSocket, Listeners
 from web.pipeline import Pipeline, Site
 from web.server import Server
 from web.static_files import MemoryStaticStorage
+from webapi.authentication import admits
 
 THREADS: Final = 16  # requests that are worked on at a time; more wait, each for some milliseconds
 HEALTH_THREADS: Final = 2  # beside a process that has other work
@@ -32,6 +33,9 @@ HEALTH_SITES: Final = {EndpointKind.METRICS: Site("mox_project.urls")}
 SITES: Final = HEALTH_SITES | {
     EndpointKind.WEBMAIL: Site("webmail.urls", static=("web", "webmail")),
     EndpointKind.ADMIN: Site("webadmin.urls", static=("web", "webadmin", "admin")),
+    EndpointKind.WEBAPI: Site(
+        "webapi.urls", static=("web", "webapi"), max_body=settings.MOX.webapi_max_body, admit=admits
+    ),
 }
 """Endpoints of other kinds are not served yet: 404."""
 
@@ -67,7 +71,7 @@ async def _serve(
     await bridge.start()
     limiter = Limiter(settings.MOX_CACHE_URL)  # of this loop: in a mail process there is another
     listeners = Listeners(bridge.call)
-    django = DjangoHandler(bridge.call)
+    django = DjangoHandler(bridge.call, bridge.writer)
     application = Pipeline(sites, listeners, django, limiter, settings.MOX.trusted_proxies)
     await Server(application, sockets, listeners, ready).serve()
     await bridge.close()

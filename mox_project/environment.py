@@ -78,6 +78,7 @@ class Environment:
     queue_per_destination: int
     queue_unknown_outcome: str
     webhook_concurrency: int
+    webapi_max_body: int
     smtp_client_port: int
     mtasts_port: int
     mtasts_private: bool
@@ -227,6 +228,7 @@ class _Reader:
             queue_per_destination=self.number("MOX_QUEUE_PER_DESTINATION", 1, minimum=1),
             queue_unknown_outcome=self.choice("MOX_QUEUE_UNKNOWN_OUTCOME", "retry", ("retry", "hold")),
             webhook_concurrency=self.number("MOX_WEBHOOK_CONCURRENCY", 10, minimum=1),
+            webapi_max_body=self.number("MOX_WEBAPI_MAX_BODY", (2 * 100 + 1) << 20, minimum=1 << 20),
             smtp_client_port=self.number("MOX_SMTP_CLIENT_PORT", 25, minimum=1, maximum=65535),
             mtasts_port=self.number("MOX_MTASTS_PORT", 443, minimum=1, maximum=65535),
             mtasts_private=self.flag("MOX_MTASTS_PRIVATE", default=False),

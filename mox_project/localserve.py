@@ -151,6 +151,7 @@ mox localserve, for trying out: mail for any address is delivered to {LOCALPART}
   submission           {host}:1587 (no TLS needed), {host}:1465 (TLS)
   IMAP                 {host}:1143 (no TLS needed), {host}:1993 (TLS)
   webmail              http://{host}:1080/webmail/, https://{host}:1443/webmail/
+  webapi               http://{host}:1080/webapi/v0/, https://{host}:1443/webapi/v0/
   admin                http://{host}:1080/admin/, https://{host}:1443/admin/; user admin, password {ADMIN_PASSWORD}
   health and metrics   http://{host}:1081/healthz /readyz /metrics
   user and password    {LOCALPART}@{DOMAIN} {PASSWORD}

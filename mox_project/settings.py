@@ -42,6 +42,7 @@ INSTALLED_APPS = [
     "mailqueue",
     "web",
     "webmail",
+    "webapi",
     "webadmin.apps.WebAdminConfig",
     "webadmin.apps.DjangoAdminConfig",
     "mox_project",

@@ -81,6 +81,7 @@ def _read() -> Snapshot:
     endpoints: dict[tuple[int, int, bool], list[Endpoint]] = {}
     for row in ListenerEndpoint.objects.filter(enabled=True):
         path = row.path if row.path.endswith("/") else f"{row.path}/"
-        endpoint = Endpoint(EndpointKind(row.kind), path, row.forwarded)
+        most = listeners[row.listener_id].max_message_size if row.listener_id in listeners else 0
+        endpoint = Endpoint(EndpointKind(row.kind), path, row.forwarded, most)
         endpoints.setdefault((row.listener_id, row.port, row.tls), []).append(endpoint)
     return Snapshot(time.monotonic(), listeners, endpoints, ServerSettings.current())

@@ -23,7 +23,19 @@ from server.connections import current_cid, panic_total
 from server.models import EndpointKind
 from server.ratelimit import Limiter
 
-from .handler import BodyTimeout, BodyTooLarge, Disconnected, DjangoHandler, Message, Overloaded, Receive, Scope, Send
+from .handler import (
+    IN_MEMORY,
+    Admit,
+    BodyTimeout,
+    BodyTooLarge,
+    Disconnected,
+    DjangoHandler,
+    Message,
+    Overloaded,
+    Receive,
+    Scope,
+    Send,
+)
 from .listeners import HTTPSocket, Listeners
 from .requests import (
     MAX_HEADER_SIZE,
@@ -41,7 +53,6 @@ from .static_files import PREFIX, MemoryStaticStorage
 
 log = logging.getLogger(__name__)
 
-MAX_BODY: Final = 1 << 20  # bytes; what takes more, such as an upload, says so
 LOGGED_TEXT: Final = 300  # characters of what a client sent, in a line of the log
 _NO_MATCH: Final = "(nomatch)"
 _RATE_LIMITED: Final = "(ratelimited)"
@@ -67,7 +78,9 @@ class Site:
 
     urlconf: str
     static: tuple[str, ...] = ()  # folders of static files that it serves
-    max_body: int = MAX_BODY
+    max_body: int = IN_MEMORY
+    admit: Admit | None = None
+    """Whether a request may have a body that memory has no room for, which needs this."""
 
 
 class Pipeline:
@@ -161,7 +174,7 @@ class Pipeline:
         scope["root_path"] = endpoint.path[:-1]
         scope["client"] = (client.ip, 0)
         scope["scheme"] = "https" if client.is_secure else "http"
-        await self._django.answer(scope, receive, exchange.send, exchange.info, site.urlconf, site.max_body)
+        await self._django.answer(scope, receive, exchange.send, exchange.info, site.urlconf, site.max_body, site.admit)
 
 
 async def _send_static(exchange: _Exchange, name: str, folders: tuple[str, ...]) -> None:

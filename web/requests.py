@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
-from typing import Final
+from typing import Final, TypeVar
 from urllib.parse import unquote_to_bytes
 
 from django.http import HttpRequest
 
 from server.models import EndpointKind
+from store.db import Tx
+from store.writer import GroupWriter
 
 MAX_HEADERS: Final = 100  # fields of a request: a browser sends about 20
 MAX_HEADER_SIZE: Final = 64 << 10  # bytes of all of them
 MAX_TARGET: Final = 8 << 10  # bytes of path and query (webserver.md 2)
 UNKNOWN_METHOD: Final = "(unknown)"  # in metrics: clients cannot make up labels
 _METHODS: Final = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+T = TypeVar("T")
 
 
 class BadRequest(Exception):
@@ -30,6 +34,8 @@ class Endpoint:
     kind: EndpointKind
     path: str
     forwarded: bool
+    max_message_size: int = 100 << 20
+    """Bytes of a message that its listener takes."""
 
 
 @dataclass(slots=True)
@@ -49,6 +55,16 @@ class RequestInfo:
     """Whose session it is, for the access log; set by the page."""
     delay: float = 0.0
     """Seconds to wait before the answer is sent; set by the page. No thread waits for it."""
+    login: object = None
+    """What the page found of the client's credentials before the body was read."""
+    is_unread: bool = False
+    """The body is more than was taken: the answer says why."""
+    writer: GroupWriter | None = None
+
+    def write(self, account_ids: Sequence[int], job: Callable[[Tx], T]) -> T:
+        """Have the group commit of this process run ``job(tx)``; see GroupWriter.submit()."""
+        assert self.writer is not None  # the handler gives it to each request
+        return self.writer.submit(account_ids, job).result()
 
 
 def info(request: HttpRequest) -> RequestInfo:

@@ -25,6 +25,7 @@ MAX_PARAMETER: Final = 60  # characters of a parameter's value on one line; more
 
 _PHRASE: Final = re.compile(r"[A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+(?: [A-Za-z0-9!#$%&'*+\-/=?^_`{|}~]+)*+")
 _CONTROL: Final = re.compile("[\x00-\x1f\x7f]")
+_CONTROL_IN_TEXT: Final = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")  # in a line; tabs are text
 
 
 class MessageTooLarge(ProtocolError, ValueError):
@@ -101,7 +102,9 @@ class Composer:
             # From first to last as one: the spaces between encoded words are not shown (RFC 2047 6.2).
             first, after = odd[0], odd[-1] + 1
             _refuse_line_ends(text)
-            words[first:after] = encode_words(" ".join(words[first:after]))
+            # A field that began with a line end would be read with a space too many.
+            taken = 0 if first else len(name) + len(": ")
+            words[first:after] = encode_words(" ".join(words[first:after]), taken)
         field.words(" ".join(words))
         self.write(field.bytes())
 
@@ -225,14 +228,14 @@ class Multipart:
 
 
 def text_body(text: str) -> TextBody:
-    """The text with CRLF, encoded if it must be: for long lines, white space at line ends, bare CR and NUL."""
+    """The text with CRLF, encoded if it must be: for long lines, white space at line ends, control characters."""
     content = text.replace("\r\n", "\n").replace("\n", "\r\n").encode("utf-8", "replace")
     if content and not content.endswith(b"\r\n"):
         content += b"\r\n"
     lines = content.split(b"\r\n")
     charset = "us-ascii" if content.isascii() else "utf-8"
     if any(
-        len(line) > MAX_TEXT_LINE or line.endswith((b" ", b"\t")) or b"\r" in line or b"\0" in line for line in lines
+        len(line) > MAX_TEXT_LINE or line.endswith((b" ", b"\t")) or _CONTROL_IN_TEXT.search(line) for line in lines
     ):
         # Line by line: b2a_qp leaves a bare CR as it is in what it takes for text.
         encoded = b"\r\n".join(binascii.b2a_qp(line, istext=False).replace(b"\n", b"\r\n") for line in lines)

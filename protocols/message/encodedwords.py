@@ -54,15 +54,19 @@ def one_line(text: str) -> str:
     return clean_text(_CONTROLS.sub(" ", text.replace("\0", "")))
 
 
-def encode_words(text: str) -> list[str]:
-    """Encoded words, fit for any place that takes them, that together stand for the text; no character is split."""
+def encode_words(text: str, taken: int = 0) -> list[str]:
+    """Encoded words, fit for any place that takes them, that together stand for the text; no character is split.
+
+    ``taken``: characters of the first word's line that stand before it, so that it need not go to the next one.
+    """
     words: list[str] = []
     current = ""
+    room = _Q_ROOM - min(taken, _Q_ROOM // 2)
     for character in text:
         encoded = _encode_q(character)
-        if len(current) + len(encoded) > _Q_ROOM:
+        if current and len(current) + len(encoded) > room:
             words.append(f"=?utf-8?q?{current}?=")
-            current = ""
+            current, room = "", _Q_ROOM
         current += encoded
     if current:
         words.append(f"=?utf-8?q?{current}?=")
