@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import timedelta
 
 from django.conf import settings
+from django.core.exceptions import ValidationError
 from django.core.validators import MaxValueValidator, MinValueValidator, RegexValidator
 from django.db import models
 
 from protocols.names import format_localpart
 from server.encryption import EncryptedField
 from server.regexps import REGEXP_MAX, check_regexp
+
+from . import transport_rules
 
 
 def default_separators() -> list[str]:
@@ -403,6 +407,10 @@ class Transport(models.Model):
     def __str__(self) -> str:
         return self.name
 
+    def clean(self) -> None:
+        """Raises ValidationError, by field."""
+        _refuse(transport_rules.transport_problems(self))
+
 
 class Route(models.Model):
     """Which mail goes over a transport. The first that matches wins: of the account, of the domain, then of all."""
@@ -425,7 +433,19 @@ class Route(models.Model):
 
     def __str__(self) -> str:
         scope = self.account or self.domain or "all"
-        return f"route {self.position} of {scope} over {self.transport or 'direct delivery'}"
+        return f"route {self.position + 1} of {scope} over {self.transport or 'direct delivery'}"
+
+    def clean(self) -> None:
+        """Raises ValidationError, by field."""
+        _refuse(transport_rules.route_problems(self))
+
+
+def _refuse(problems: Iterable[tuple[str, str]]) -> None:
+    by_field: dict[str, list[str]] = {}
+    for field, text in problems:
+        by_field.setdefault(field, []).append(text)
+    if by_field:
+        raise ValidationError(by_field)
 
 
 class FromIDLoginAddress(models.Model):

@@ -11,14 +11,16 @@ class MailQueueConfig(AppConfig):
     verbose_name = "Queue"
 
     def ready(self) -> None:
-        from accounts import removal  # models can be imported only once the apps are ready
+        from accounts import removal, transports  # models can be imported only once the apps are ready
         from server import sharedmetrics
 
         from . import (
             checks,  # noqa: F401 # registers the checks; models are ready only now
             ownips,
+            routing,
         )
         from .removal import REMOVER
 
         removal.register(REMOVER)
+        transports.on_remove(routing.queued_use)
         sharedmetrics.register(ownips.Gauge())

@@ -11,6 +11,8 @@ from django.db.models import Q
 from accounts.models import Route, Transport
 from server.statements import ModelStatement, Statement
 
+from .models import QueueMessage
+
 RELAYS: Final = frozenset({Transport.Kind.SMTP, Transport.Kind.SUBMISSION, Transport.Kind.SUBMISSIONS})
 
 _routes: Final = Statement(
@@ -59,6 +61,12 @@ def _of_route(account_id: int | None, sender_domain: str, rcpt_domain: str, atte
         ):
             return _transport_by_id.row(transport_id) if transport_id is not None else None
     return None
+
+
+def queued_use(transport: Transport) -> str:
+    """Why a transport cannot be removed: messages that were put on it by hand."""
+    count = QueueMessage.objects.filter(transport=transport.name).count()
+    return f"{count} queued messages: mox queue transport --transport {transport.name} NAME" if count else ""
 
 
 def matches(domain: str, entries: Iterable[str]) -> bool:

@@ -27,6 +27,7 @@ from celery.signals import (
 from celery.worker import state
 from prometheus_client import Counter, Histogram
 
+from server import lookupmetrics
 from server.cids import next_cid
 from server.connections import current_cid, panic_total
 
@@ -91,6 +92,7 @@ def preload() -> None:
 def run_worker(node: str, name: str, queues: list[str], concurrency: int, ready: Callable[[], None]) -> None:
     """Be a worker until SIGTERM. ``ready`` is called when it takes tasks."""
     worker_ready.connect(lambda **_: ready(), weak=False)
+    lookupmetrics.use()
     if MAINTENANCE in queues:
         os.nice(MAINTENANCE_NICENESS)
     # Tasks are JSON, never pickles: a worker of localserve may well be root's.

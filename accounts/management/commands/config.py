@@ -1,4 +1,4 @@
-"""``manage.py config``: accounts, addresses, aliases, domains, and TLS client keys; and what is wrong with them."""
+"""``manage.py config``: accounts, addresses, aliases, domains, TLS client keys, transports, routes, and what is wrong."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from accounts import accounts, addresschecks, addresssettings, aliases, domains,
 from accounts.accounts import ConfigurationError
 from accounts.addresses import AddressError, ResolvedAlias, is_reports_only, resolve
 from accounts.aliases import AliasSettings
+from accounts.management.transportwords import RouteWords, TransportWords
 from accounts.models import Account, Address, Alias, Domain, TLSPublicKey
 from accounts.reportaddresses import ReportKind
 from protocols.names import MAX_LOCALPART_STRICT, BadAddress, parse_address
@@ -44,6 +45,9 @@ class Command(BaseCommand):
         test.add_argument("--json", action="store_true", help="for programs")
         test.set_defaults(run=self._test)
         self._add_tlspubkey(groups.add_parser("tlspubkey", help="keys that log in to IMAP without a password"))
+        write = self._write
+        TransportWords(_words(groups.add_parser("transport", help="ways to deliver, such as over a relay")), write)
+        RouteWords(_words(groups.add_parser("route", help="which mail takes which way")), write)
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
@@ -484,6 +488,9 @@ class Command(BaseCommand):
             self.stdout.write(
                 f"{key.fingerprint} {key.account.name:24} {key.login_address} {key.type} {key.name}{note}"
             )
+
+    def _write(self, text: str) -> None:
+        self.stdout.write(text)  # not bound when the words are made: whoever calls the command may set it
 
     def _write_json(self, value: Any) -> None:
         self.stdout.write(json.dumps(value))
