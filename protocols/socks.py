@@ -1,7 +1,7 @@
 """A SOCKS client (RFC 1928, RFC 1929): TCP connections through a proxy, to addresses.
 
     proxy = Proxy("proxy.example", 1080, "user", "password")
-    stream = await open_stream(proxy, ip_address("192.0.2.1"), 25)
+    stream = await open_stream(proxy, ip_address("192.0.2.1"), 25, 30)
 
 Names are for the caller to resolve: what a name means, DNSSEC and all, is not left to the proxy.
 """

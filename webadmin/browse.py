@@ -19,7 +19,16 @@ from accounts.models import (
     Transport,
 )
 from junk.models import Decision
-from mailqueue.models import DeliveryAttempt, HoldRule, QueueDestination, QueueMessage, RetiredMessage
+from mailqueue.models import (
+    DeliveryAttempt,
+    HoldRule,
+    MTASTSPolicy,
+    OwnIPStatus,
+    QueueDestination,
+    QueueMessage,
+    RetiredMessage,
+    TLSResult,
+)
 from server.models import LoginAttempt
 from store.models import Blob, Mailbox, Message
 
@@ -170,6 +179,25 @@ class DeliveryAttemptAdmin(ReadOnlyAdmin[DeliveryAttempt]):
 class QueueDestinationAdmin(ReadOnlyAdmin[QueueDestination]):
     list_display = ("name", "slot", "lease_until", "used")
     search_fields = ("name",)
+
+
+@admin.register(MTASTSPolicy)
+class MTASTSPolicyAdmin(ReadOnlyAdmin[MTASTSPolicy]):
+    list_display = ("domain", "mode", "backoff", "record_id", "last_use", "last_update", "valid_end")
+    search_fields = ("domain",)
+    list_filter = ("mode", "backoff")
+
+
+@admin.register(TLSResult)
+class TLSResultAdmin(ReadOnlyAdmin[TLSResult]):
+    list_display = ("policy_domain", "recipient_domain", "day_utc", "is_host", "send_report")
+    search_fields = ("policy_domain", "recipient_domain")
+
+
+@admin.register(OwnIPStatus)
+class OwnIPStatusAdmin(ReadOnlyAdmin[OwnIPStatus]):
+    list_display = ("zone", "ip", "status", "explanation", "checked")
+    list_filter = ("status",)
 
 
 @admin.register(HoldRule)

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import selectors
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from typing import Any, Final, cast
 
 import dns.asyncresolver
@@ -13,7 +14,7 @@ import dns.message
 import dns.nameserver
 import h11
 
-from protocols import smtpclient
+from protocols import smtpclient, socks
 from protocols.dns import DNSError, ErrorKind
 from protocols.dns.lookups import parse_name
 from protocols.dns.servers import Servers
@@ -23,7 +24,7 @@ from protocols.mtasts.policy import MAX_POLICY
 from protocols.names import Domain, IPDomain
 from protocols.smtpclient import Credentials, Session, SMTPError, TLSMode, TLSPolicy
 from protocols.smtpsyntax import Path
-from protocols.stream import Stream
+from protocols.stream import Stream, StreamClosed
 
 from .targets import Target
 
@@ -181,6 +182,24 @@ def _check_error(error: SMTPError) -> None:
     assert all(line.isprintable() for line in error.lines)
 
 
+def socks_proxy(data: bytes) -> None:
+    """Answers of a proxy, each with its length before it."""
+    answers = [b""]  # it says nothing by itself
+    while data:
+        answers.append(data[1 : 1 + data[0]])
+        data = data[1 + data[0] :]
+    with asyncio.Runner(loop_factory=HastyLoop) as runner:
+        runner.run(_connect_through(answers))
+
+
+async def _connect_through(answers: list[bytes]) -> None:
+    stream = Stream()
+    ScriptedServer(stream, iter(answers))
+    with contextlib.suppress(socks.SocksError, StreamClosed, TimeoutError):
+        await socks._log_in(stream, socks.Proxy("proxy.example", 1080, "jan", "secret"))
+        await socks._connect(stream, ip_address("192.0.2.1"), 25)
+
+
 def policy_host(data: bytes) -> None:
     """A response to the request for an MTA-STS policy."""
     with contextlib.suppress(StsError, h11.RemoteProtocolError):
@@ -273,8 +292,20 @@ HTTP: Final = [
     b"f",
 ]
 
+PROXIES: Final = [
+    b"\2\5\0\x0a\5\0\0\1\xc0\0\2\7\0\x19",
+    b"\2\5\2\2\1\0\x08\5\0\0\3\1a\0\x19",
+    b"\2\5\0\4\5\5\0\1",
+]
+
 TARGETS = [
     Target("DNS answer", dns_answer, ANSWERS, OCTETS, seconds_per_mib=16),
     Target("SMTP server", smtp_server, [DIALOGUE, SLOWLY, SCRAM], REPLIES, seconds_per_mib=16),
+    Target(
+        "SOCKS proxy",
+        socks_proxy,
+        PROXIES,
+        [b"\2\5\0", b"\2\5\2", b"\2\1\0", b"\x0a\5\0\0\1", b"\5\0\0\3\xff", b"\xff"],
+    ),
     Target("policy host", policy_host, RESPONSES, HTTP),
 ]

@@ -70,10 +70,12 @@ GIVEN: Final[dict[str, Callable[[], dict[str, Any]]]] = {
 # Those that talk to somebody; their names and arguments are looked at.
 TALKING: Final = {
     "protocols.dane",
+    "protocols.destinations",
     "protocols.dns.stub",
     "protocols.pkix",
     "protocols.smtpclient",
     "protocols.smtpdata",
+    "protocols.socks",
     "protocols.stream",
     "protocols.stream.Deadline",
 }

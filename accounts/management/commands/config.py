@@ -1,4 +1,4 @@
-"""``manage.py config``: accounts, addresses, aliases, domains, TLS client keys, transports, routes, and what is wrong."""
+"""``manage.py config``: accounts, addresses, aliases, domains, client keys, transports, routes, and what is wrong."""
 
 from __future__ import annotations
 
