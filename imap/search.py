@@ -8,7 +8,8 @@ from dataclasses import dataclass, field
 from typing import Final
 
 from store import search as engine
-from store.search import Page, Query
+from store.queries import Query
+from store.search import Page
 
 from .answers import Bad, Done, Refused
 from .partial import Partial

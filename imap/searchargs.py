@@ -1,4 +1,4 @@
-"""The arguments of SEARCH as a query of store.search (RFC 9051 6.4.4; RFC 5032, 7162 3.1.5, 8474, 8514 4.3, 9394)."""
+"""The arguments of SEARCH as a tree of store.queries (RFC 9051 6.4.4; RFC 5032, 7162 3.1.5, 8474, 8514 4.3, 9394)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Final, Self
 from store import objectids
 from store.errors import BadFlag
 from store.flags import ANSWERED, DELETED, DRAFT, FLAGGED, SEEN, parse_words
-from store.search import (
+from store.queries import (
     All,
     And,
     Body,

@@ -12,178 +12,59 @@ text or the message itself is read. Matching is by case-folded substring
 
 from __future__ import annotations
 
-import enum
 from array import array
-from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime, time, timedelta
+from datetime import date
 from typing import Any, Final, NamedTuple
 
-from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import BooleanField, ExpressionWrapper, F, Func, Q, Value
+from django.db.models import BooleanField, ExpressionWrapper, F, Q
 from django.db.models.expressions import Combinable
-from django.db.models.functions import StrIndex
-from django.db.models.sql.compiler import SQLCompiler
 
 from server.statements import Statement
 
-from . import content, index, objectids, text
+from . import index, objectids, text
 from .columns import BITS
-from .flags import FLAGS
-from .models import Blob, BlobText, Mailbox, Message
-from .objectids import Content
+from .models import Mailbox, Message
+from .queries import (
+    All,
+    And,
+    Body,
+    Email,
+    Flag,
+    Header,
+    Keyword,
+    Larger,
+    ModSeq,
+    Not,
+    Older,
+    Or,
+    Query,
+    Received,
+    Relation,
+    Saved,
+    Sent,
+    Smaller,
+    Text,
+    Thread,
+    Uid,
+    Younger,
+    compare,
+    cost,
+    in_ranges,
+    intersection,
+    local_day,
+    restricted,
+)
+from .searchsql import PrefixHas, exact, leaves, received_superset, text_has
+from .searchtexts import PageTexts
 from .sorting import SENT, prefix_date
 from .targets import uid_conditions
 
 PAGE_FIRST: Final = 500  # messages of the first page: an answer may be needed soon
 PAGE_MAX: Final = 4000  # pages grow up to this: each costs a query
 SQL_TERMS_MAX: Final = 64  # leaves of a query that go into SQL: databases limit the depth of expressions
-SQL_RANGES_MAX: Final = 20  # ranges of a UID set that go into SQL
-CANDIDATES_PER_QUERY: Final = 500  # BlobText rows read at once
 SCANNED_MAX: Final = 100  # messages whose texts are read without asking the search index
-
-
-class Relation(enum.Enum):
-    """How a day compares: the day of the message is before, on, or not before the given one."""
-
-    BEFORE = "before"
-    ON = "on"
-    SINCE = "since"
-
-
-@dataclass(frozen=True, slots=True)
-class All:
-    """Every message."""
-
-
-@dataclass(frozen=True, slots=True)
-class And:
-    terms: tuple[Query, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Or:
-    terms: tuple[Query, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Not:
-    term: Query
-
-
-@dataclass(frozen=True, slots=True)
-class Flag:
-    """Messages with this flag (one bit of store.flags)."""
-
-    bit: int
-
-
-@dataclass(frozen=True, slots=True)
-class Keyword:
-    word: str
-
-
-@dataclass(frozen=True, slots=True)
-class Received:
-    """The calendar day of INTERNALDATE, in the zone it was given in."""
-
-    relation: Relation
-    day: date
-
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """The calendar day that the Date header shows, whatever its zone; a message without one matches nothing."""
-
-    relation: Relation
-    day: date
-
-
-@dataclass(frozen=True, slots=True)
-class Older:
-    """Messages whose INTERNALDATE is this moment or before it."""
-
-    moment: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Younger:
-    """Messages whose INTERNALDATE is this moment or after it."""
-
-    moment: datetime
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """The day in UTC at which the message came into its mailbox."""
-
-    relation: Relation
-    day: date
-
-
-@dataclass(frozen=True, slots=True)
-class Larger:
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Smaller:
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Uid:
-    """UIDs in ranges, each with both ends, ascending and not overlapping (see uid_ranges)."""
-
-    ranges: tuple[tuple[int, int], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class ModSeq:
-    """Messages with this modification sequence or a higher one."""
-
-    at_least: int
-
-
-@dataclass(frozen=True, slots=True)
-class Email:
-    """The messages with this content, as an EMAILID names it."""
-
-    content: Content
-
-
-@dataclass(frozen=True, slots=True)
-class Thread:
-    """The messages of a thread, by its number."""
-
-    thread_id: int
-
-
-@dataclass(frozen=True, slots=True)
-class Header:
-    """A field of the message's own header has this in its value; "" matches any field of that name."""
-
-    name: str
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class Text:
-    """In a header of the message or of a part, or in the body."""
-
-    value: str
-
-
-@dataclass(frozen=True, slots=True)
-class Body:
-    value: str
-
-
-Query = (
-    All | And | Or | Not | Flag | Keyword | Received | Sent | Older | Younger | Saved | Larger | Smaller | Uid | ModSeq
-    | Email | Thread | Header | Text | Body
-)  # fmt: skip
 
 
 class Match(NamedTuple):
@@ -208,8 +89,8 @@ def search(mailbox_id: int, query: Query, uids: Sequence[int], *, descending: bo
     Expunged messages are found too while their content is kept. Each page is read when it is asked for, in a thread
     that may use the database. Raises ContentError.
     """
-    within, rest = _restricted(query)
-    known = _narrowed(mailbox_id, rest, _intersection(uids, within))
+    within, rest = restricted(query)
+    known = _narrowed(mailbox_id, rest, intersection(uids, within))
     plan = _Plan(rest)
     size, scanned = PAGE_FIRST, 0
     while scanned < len(known):
@@ -264,17 +145,6 @@ def lost_since(mailbox_id: int, modseq: int) -> bool:
     return gone.exists()
 
 
-def uid_ranges(ranges: Sequence[tuple[int, int]]) -> tuple[tuple[int, int], ...]:
-    """Ranges sorted and joined where they meet: what Uid takes."""
-    joined: list[tuple[int, int]] = []
-    for low, high in sorted((min(pair), max(pair)) for pair in ranges):
-        if joined and low <= joined[-1][1] + 1:
-            joined[-1] = (joined[-1][0], max(high, joined[-1][1]))
-        else:
-            joined.append((low, high))
-    return tuple(joined)
-
-
 # A row of the query below: positions of its columns, then one for each text term.
 _UID, _MODSEQ, _BLOB = 0, 1, 2
 
@@ -292,7 +162,7 @@ _COLUMNS: Final[dict[str, str | Combinable]] = {
 }
 
 _Row = tuple[Any, ...]
-_Test = Callable[[_Row, "_PageTexts"], bool]
+_Test = Callable[[_Row, PageTexts], bool]
 
 
 class _Plan:
@@ -301,11 +171,11 @@ class _Plan:
     def __init__(self, query: Query) -> None:
         self._columns: list[str | Combinable] = ["uid", "modseq", "blob_id"]
         self._positions: dict[str, int] = {}
-        self._in_sql = _leaves(query) <= SQL_TERMS_MAX
+        self._in_sql = leaves(query) <= SQL_TERMS_MAX
         self._header_columns: list[int] = []
         self._condition = self._possible(query) if self._in_sql else Q()
-        exact = self._in_sql and _exact(query) is not None
-        self._test: _Test | None = None if exact else self._compile(query, certain=self._in_sql)
+        decided = self._in_sql and exact(query) is not None
+        self._test: _Test | None = None if decided else self._compile(query, certain=self._in_sql)
 
     def matches(self, mailbox_id: int, uids: Sequence[int]) -> list[Match]:
         """Those of the UIDs that match, ascending."""
@@ -319,7 +189,7 @@ class _Plan:
             if test is None:
                 found.extend(Match(row[_UID], row[_MODSEQ]) for row in part)
                 continue
-            texts = _PageTexts(self._header_candidates(part))
+            texts = PageTexts(self._header_candidates(part))
             found.extend(Match(row[_UID], row[_MODSEQ]) for row in part if test(row, texts))
         return found
 
@@ -328,9 +198,9 @@ class _Plan:
 
     def _possible(self, query: Query) -> Q:
         """A condition that every match fulfils."""
-        exact = _exact(query)
-        if exact is not None:
-            return exact
+        decided = exact(query)
+        if decided is not None:
+            return decided
         match query:
             case And(terms):
                 condition = Q()
@@ -346,13 +216,13 @@ class _Plan:
                     condition |= choice
                 return condition
             case Received(relation, day):
-                return _received_superset(relation, day)
+                return received_superset(relation, day)
             case Email(named):
                 return Q(blob_id=named.blob_id)
             case Body(value):
-                return self._undecided() | Q(_in("body", text.fold(value)))
+                return self._undecided() | Q(text_has("body", text.fold(value)))
             case Header(name, value):
-                found = _in("headers", text.fold(value) or f"\n{text.fold(name.strip())}: ")
+                found = text_has("headers", text.fold(value) or f"\n{text.fold(name.strip())}: ")
                 return self._undecided() | Q(found) | Q(PrefixHas(f"{name.lower()}:"))
         return Q()  # Not of something that SQL cannot decide, Sent, Text: which is in the prefix of many
 
@@ -372,7 +242,7 @@ class _Plan:
         """The column that says whether ``needle`` is in one of these columns of the stored text."""
         found = Q()
         for column in columns:
-            found |= Q(_in(column, needle))
+            found |= Q(text_has(column, needle))
         return self._column(f"{columns}:{needle}", ExpressionWrapper(found, output_field=BooleanField()))
 
     def _compile(self, query: Query, *, certain: bool = False) -> _Test:
@@ -382,10 +252,10 @@ class _Plan:
                 return lambda row, texts: True
             case And(terms):
                 # What needs no text first: reading a message is the most expensive thing here.
-                tests = [self._compile(term, certain=certain) for term in sorted(terms, key=_cost)]
+                tests = [self._compile(term, certain=certain) for term in sorted(terms, key=cost)]
                 return lambda row, texts: all(test(row, texts) for test in tests)
             case Or(terms):
-                tests = [self._compile(term) for term in sorted(terms, key=_cost)]
+                tests = [self._compile(term) for term in sorted(terms, key=cost)]
                 return lambda row, texts: any(test(row, texts) for test in tests)
             case Not(term):
                 test = self._compile(term)
@@ -420,10 +290,10 @@ class _Plan:
                 return lambda row, texts: bool(row[thread] == thread_id)
             case Uid(ranges):
                 starts = [low for low, _ in ranges]
-                return lambda row, texts: _in_ranges(row[_UID], starts, ranges)
+                return lambda row, texts: in_ranges(row[_UID], starts, ranges)
             case Received(relation, day):
                 moment, offset = self._column("received"), self._column("received_offset")
-                return lambda row, texts: _compare(_local_day(row[moment], row[offset]), relation, day)
+                return lambda row, texts: compare(local_day(row[moment], row[offset]), relation, day)
             case Older(limit):
                 moment = self._column("received")
                 return lambda row, texts: bool(row[moment] <= limit)
@@ -432,7 +302,7 @@ class _Plan:
                 return lambda row, texts: bool(row[moment] >= limit)
             case Saved(relation, day):
                 saved = self._column("save_date")
-                return lambda row, texts: row[saved] is not None and _compare(row[saved].date(), relation, day)
+                return lambda row, texts: row[saved] is not None and compare(row[saved].date(), relation, day)
             case Sent(relation, day):
                 sent, prefix = self._column("sent"), self._column("prefix")
                 return lambda row, texts: _sent(row[sent], row[prefix], relation, day)
@@ -478,253 +348,9 @@ class _Plan:
         )
 
 
-class _PageTexts:
-    """The stored texts of a page's messages, or what is made from their content where it is missing."""
-
-    def __init__(self, candidates: list[int]) -> None:
-        self._headers: dict[int, str] = {}
-        for start in range(0, len(candidates), CANDIDATES_PER_QUERY):
-            chunk = candidates[start : start + CANDIDATES_PER_QUERY]
-            self._headers.update(BlobText.objects.filter(pk__in=chunk).values_list("pk", "headers"))
-        self._current: tuple[int, str] | None = None  # the blob read last, and its header text
-
-    def field_has(self, blob_id: int, name: str, value: str) -> bool:
-        headers = self._headers.get(blob_id)
-        if headers is None or len(headers) >= text.HEADERS_MAX:
-            headers = self._whole_headers(blob_id)
-        return text.has_field(headers, name, value)
-
-    def headers_have(self, blob_id: int, needle: str) -> bool:
-        return needle in self._whole_headers(blob_id)
-
-    def body_has(self, blob_id: int, needle: str) -> bool:
-        stored = BlobText.objects.filter(pk=blob_id).annotate(at=StrIndex("body", Value(needle)))
-        found = stored.values_list("at", "truncated").first()
-        if found is not None and (found[0] or not found[1]):
-            return bool(found[0])
-        return self.scanned_body_has(blob_id, needle)
-
-    def scanned_body_has(self, blob_id: int, needle: str) -> bool:
-        """Whether the body has it, whatever is stored."""
-        with _opened(blob_id) as (reader, structure):
-            tails = {False: "", True: ""}
-            for piece in text.body_pieces(reader, structure):
-                # The end of the piece before is looked at again: what is sought may begin there.
-                joined = tails[piece.attributes] + piece.text
-                if needle in joined:
-                    return True
-                tails[piece.attributes] = joined[len(joined) - len(needle) + 1 :] if len(needle) > 1 else ""
-        return False
-
-    def anywhere(self, blob_id: int, needle: str) -> bool:
-        return self.headers_have(blob_id, needle) or self.scanned_body_has(blob_id, needle)
-
-    def _whole_headers(self, blob_id: int) -> str:
-        if self._current is not None and self._current[0] == blob_id:
-            return self._current[1]
-        with _opened(blob_id) as (reader, structure):
-            headers = text.headers_of(reader, structure)
-        self._current = (blob_id, headers)
-        return headers
-
-
-class _opened:
-    """A blob's content and structure, closed in the end."""
-
-    def __init__(self, blob_id: int) -> None:
-        row = Blob.objects.values_list("size", "data", "storage_name", "structure").get(pk=blob_id)
-        size, data, storage_name, self._structure = row
-        self._reader = content.blob_reader(blob_id, size, data, storage_name)
-
-    def __enter__(self) -> tuple[content.Reader, dict[str, Any]]:
-        return self._reader, self._structure
-
-    def __exit__(self, *exc: object) -> None:
-        self._reader.close()
-
-
-_SQL = tuple[str, tuple[str | int, ...]]
-
-
-class PrefixHas(Func):
-    """Whether the prefix of a message holds this ASCII text, compared without case."""
-
-    output_field = BooleanField()
-
-    def __init__(self, needle: str) -> None:
-        super().__init__(F("prefix"), Value(needle.lower()))
-
-    def as_sqlite(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **extra: Any) -> _SQL:
-        return self._sql(compiler, "INSTR(LOWER(CAST({prefix} AS TEXT)), {needle}) > 0")
-
-    def as_postgresql(self, compiler: SQLCompiler, connection: BaseDatabaseWrapper, **extra: Any) -> _SQL:
-        return self._sql(compiler, "STRPOS(LOWER(ENCODE({prefix}, 'escape')), {needle}) > 0")
-
-    def _sql(self, compiler: SQLCompiler, template: str) -> _SQL:
-        prefix, needle = (compiler.compile(expression) for expression in self.source_expressions)
-        return template.format(prefix=prefix[0], needle=needle[0]), (*prefix[1], *needle[1])
-
-
-class _Found(Func):
-    """Whether text is in a column of BlobText; false, not NULL, where there is none."""
-
-    output_field = BooleanField()
-    template = "COALESCE(%(expressions)s, 0) > 0"
-
-    def __init__(self, position: Combinable) -> None:
-        super().__init__(position)
-
-
-def _in(column: str, needle: str) -> _Found:
-    return _Found(StrIndex(F(f"blob__text__{column}"), Value(needle)))
-
-
-def _exact(query: Query) -> Q | None:
-    """The condition that is true of exactly the matches, None when SQL cannot say it."""
-    match query:
-        case All():
-            return Q()
-        case Flag(bit):
-            return Q(**{next(column for column, flag, _ in FLAGS if flag == bit): True})
-        case Keyword(word):
-            return Q(keywords__contains=f" {word} ")
-        case Older(moment):
-            return Q(received__lte=moment)
-        case Younger(moment):
-            return Q(received__gte=moment)
-        case Saved(relation, day):
-            return _saved(relation, day)
-        case Larger(size):
-            return Q(size__gt=size)
-        case Smaller(size):
-            return Q(size__lt=size)
-        case ModSeq(at_least):
-            return Q(modseq__gte=at_least)
-        case Thread(thread_id):
-            return Q(thread_id=thread_id)
-        case Uid(ranges) if 0 < len(ranges) <= SQL_RANGES_MAX:
-            condition = Q()
-            for low, high in ranges:
-                condition |= Q(uid__gte=low, uid__lte=high)
-            return condition
-        case Not(term):
-            inner = _exact(term)
-            return None if inner is None else _negated(inner)
-        case And(terms) | Or(terms):
-            conditions = [_exact(term) for term in terms]
-            condition = Q()
-            for each in conditions:
-                if each is None:
-                    return None
-                if isinstance(query, And):
-                    condition &= each
-                elif not each:
-                    return Q()
-                else:
-                    condition |= each
-            return condition if terms or isinstance(query, And) else None
-    return None
-
-
-def _negated(condition: Q) -> Q:
-    # An empty Q is everything, and Django drops its negation.
-    return ~condition if condition else Q(pk__in=[])
-
-
-def _leaves(query: Query) -> int:
-    match query:
-        case And(terms) | Or(terms):
-            return sum(_leaves(term) for term in terms)
-        case Not(term):
-            return _leaves(term)
-        case Uid(ranges):
-            return min(len(ranges), SQL_RANGES_MAX)
-    return 1
-
-
-def _cost(query: Query) -> int:
-    match query:
-        case And(terms) | Or(terms):
-            return max((_cost(term) for term in terms), default=0)
-        case Not(term):
-            return _cost(term)
-        case Header():
-            return 1
-        case Text() | Body():
-            return 2
-    return 0
-
-
-def _restricted(query: Query) -> tuple[list[tuple[tuple[int, int], ...]], Query]:
-    """The UID sets that every match must be in, and what else it must fulfil."""
-    if isinstance(query, Uid):
-        return [query.ranges], All()
-    if not isinstance(query, And):
-        return [], query
-    sets: list[tuple[tuple[int, int], ...]] = []
-    rest: list[Query] = []
-    for term in query.terms:
-        inner_sets, inner = _restricted(term)
-        sets.extend(inner_sets)
-        rest.append(inner)
-    return sets, And(tuple(term for term in rest if not isinstance(term, All)))
-
-
-def _intersection(uids: Sequence[int], sets: list[tuple[tuple[int, int], ...]]) -> Sequence[int]:
-    for ranges in sets:
-        kept = array("I")
-        for low, high in ranges:
-            kept.extend(uids[bisect_left(uids, low) : bisect_right(uids, high)])
-        uids = kept
-    return uids
-
-
-def _in_ranges(uid: int, starts: list[int], ranges: tuple[tuple[int, int], ...]) -> bool:
-    at = bisect_right(starts, uid) - 1
-    return at >= 0 and uid <= ranges[at][1]
-
-
-def _compare(day: date | None, relation: Relation, given: date) -> bool:
-    if day is None:
-        return False
-    if relation is Relation.BEFORE:
-        return day < given
-    if relation is Relation.ON:
-        return day == given
-    return day >= given
-
-
-def _local_day(moment: datetime, offset: int) -> date:
-    return (moment + timedelta(minutes=offset)).date()
-
-
-def _received_superset(relation: Relation, day: date) -> Q:
-    # Zones are less than a day away from UTC.
-    try:
-        low = datetime.combine(day - timedelta(days=1), time(), UTC)
-        high = datetime.combine(day + timedelta(days=2), time(), UTC)
-    except OverflowError:
-        return Q()  # the first or last days that there are
-    if relation is Relation.BEFORE:
-        return Q(received__lt=high)
-    if relation is Relation.SINCE:
-        return Q(received__gte=low)
-    return Q(received__gte=low, received__lt=high)
-
-
-def _saved(relation: Relation, day: date) -> Q:
-    start = datetime.combine(day, time(), UTC)
-    if relation is Relation.BEFORE:
-        return Q(save_date__lt=start)
-    condition = Q(save_date__gte=start)
-    if relation is Relation.ON and day < date.max:
-        condition &= Q(save_date__lt=start + timedelta(days=1))
-    return condition
-
-
 def _sent(parsed: str | None, prefix: bytes, relation: Relation, day: date) -> bool:
     """The Date of the prefix (of a submission that came without one) goes before the content's."""
     moment = prefix_date(bytes(prefix))
     if moment is not None:
-        return _compare(moment.date(), relation, day)
-    return _compare(date.fromisoformat(parsed[:10]) if parsed else None, relation, day)
+        return compare(moment.date(), relation, day)
+    return compare(date.fromisoformat(parsed[:10]) if parsed else None, relation, day)

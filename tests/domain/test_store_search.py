@@ -14,7 +14,7 @@ from store import blobs, cleanup, grams, index, mailboxes, messages, reading, se
 from store.db import write_tx
 from store.messages import NewMessage
 from store.models import Blob, BlobText, Message, SearchPage, SearchSegment
-from store.search import And, Body, Flag, Header, Not, Or, Query, Text
+from store.queries import And, Body, Flag, Header, Not, Or, Query, Text
 from tests.domain.test_store_cleanup import later
 
 pytestmark = pytest.mark.database
