@@ -37,6 +37,8 @@ fmt: $(VENV)/.dev ## Format, and mend what can be mended by itself.
 
 bench: $(VENV)/.dev ## The load scenarios against a fresh localserve (see bench/README.md).
 	$(BIN)/python -m bench.protocols
+	$(BIN)/python -m bench.queue claims
+	$(BIN)/python -m bench.queue drain
 	$(BIN)/python -m bench.suite
 
 soak: $(VENV)/.dev clients ## Clients at work for ten minutes, comparing what they were told (SOAK_SECONDS=600).

@@ -23,7 +23,8 @@ _READY = (
 class SinkProtocol(asyncio.Protocol):
     """Accepts everything; finds the end of data across packet borders."""
 
-    def __init__(self, gate: Event | None, count: Any, size: Any, last: Any) -> None:
+    def __init__(self, gate: Event | None, count: Any, size: Any, last: Any, delay: float = 0.0) -> None:
+        self._delay = delay
         self._gate = gate
         self._count = count
         self._size = size
@@ -57,7 +58,7 @@ class SinkProtocol(asyncio.Protocol):
                 self._data = False
                 self._count.value += 1
                 self._last.value = time.perf_counter()
-                self._transport.write(b"250 2.0.0 taken\r\n")
+                self._take()
                 continue
             self._buf += data
             data = b""
@@ -68,6 +69,12 @@ class SinkProtocol(asyncio.Protocol):
             if self._data and self._buf:
                 data = bytes(self._buf)
                 self._buf.clear()
+
+    def _take(self) -> None:
+        if self._delay:
+            asyncio.get_running_loop().call_later(self._delay, self._transport.write, b"250 2.0.0 taken\r\n")
+        else:
+            self._transport.write(b"250 2.0.0 taken\r\n")
 
     def _command(self, line: bytes) -> None:
         verb = line[:4].upper()
@@ -85,9 +92,10 @@ class SinkProtocol(asyncio.Protocol):
 
 
 class Sink:
-    """A sink in a child process; ``open()`` lets held connections proceed."""
+    """A sink in a child process; ``open()`` lets held connections proceed. ``delay``: seconds before it takes one."""
 
-    def __init__(self, host: str, port: int, held: bool = False) -> None:
+    def __init__(self, host: str, port: int, held: bool = False, delay: float = 0.0) -> None:
+        self._delay = delay
         self.count: Synchronized[int] = multiprocessing.Value("q", 0)
         self.size: Synchronized[int] = multiprocessing.Value("q", 0)
         self.last: Synchronized[float] = multiprocessing.Value("d", 0.0)
@@ -102,6 +110,11 @@ class Sink:
         if not self._ready.wait(10):
             raise RuntimeError("sink did not start")
 
+    @property
+    def pid(self) -> int:
+        assert self._process.pid is not None
+        return self._process.pid
+
     def open(self) -> None:
         self._gate.set()
 
@@ -112,7 +125,7 @@ class Sink:
     def _main(self, host: str, port: int) -> None:
         async def serve() -> None:
             loop = asyncio.get_running_loop()
-            make = lambda: SinkProtocol(self._gate, self.count, self.size, self.last)  # noqa: E731
+            make = lambda: SinkProtocol(self._gate, self.count, self.size, self.last, self._delay)  # noqa: E731
             server = await loop.create_server(make, host, port, backlog=1024)
             self._ready.set()
             await server.serve_forever()

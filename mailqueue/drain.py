@@ -203,8 +203,8 @@ class Drain:
         noting, self._noting = self._noting, []
         if not (unstored or dot or claim):
             return None
-        step = Step(self.lease, self._schedule, await self._decided(unstored), dot, claim, self._sender)
         try:
+            step = Step(self.lease, self._schedule, await self._decided(unstored), dot, claim, self._sender)
             claimed = await self._write(step)
         except LostLease:
             await self._forget_notes(noting)

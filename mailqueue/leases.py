@@ -21,7 +21,7 @@ from prometheus_client import Counter
 
 from accounts.models import Transport
 from server import db
-from server.statements import ModelStatement, Statement, run
+from server.statements import KEPT_PARAMS, ModelStatement, Statement, run
 from store import rows as store_rows
 from store.models import Blob
 
@@ -134,14 +134,22 @@ class Group:
 
 def claim_due() -> list[Lease]:
     """Claim the destinations that have mail due and no lease, as many as there are free slots."""
-    if not _due_destinations(db.now()):
+    candidates = _due_destinations(db.now())
+    if not candidates:
         return []
     with db.write():
         if connection.vendor == "postgresql":
             run("SELECT pg_advisory_xact_lock(%s)", [_DISPATCH_LOCK])
         now = db.now()
         free = settings.MOX.queue_max_concurrent - QueueDestination.objects.filter(lease_until__gt=now).count()
-        return [_claim(name, slot, now) for name, slot in _due_destinations(now)[: max(0, free)]]
+        claimed: list[Lease] = []
+        for name, slot in candidates:
+            if len(claimed) >= free:
+                break
+            # Another dispatcher may have come first. That there is mail due was true a moment ago, and need not be now.
+            if not QueueDestination.objects.filter(name=name, slot=slot, lease_until__gt=now).exists():
+                claimed.append(_claim(name, slot, now))
+        return claimed
 
 
 _any_due: Final = Statement(
@@ -162,7 +170,7 @@ def _due_destinations(now: datetime) -> list[tuple[str, int]]:
     if _any_due.row(connection.ops.adapt_datetimefield_value(now)) is None:
         return []
     oldest = {name: moment for name, moment in _oldest_by_destination() if moment <= now}
-    known = _destinations.rows(*oldest) if len(oldest) < GROUP_MAX else _all_destinations.rows()
+    known = _destinations.rows(*oldest) if len(oldest) <= KEPT_PARAMS else _all_destinations.rows()
     busy: dict[str, set[int]] = {}
     for name, slot, lease_until, used in known:
         if name not in oldest:

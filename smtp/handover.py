@@ -140,7 +140,7 @@ async def _prepare(bridge: Bridge, message: Submitted, rules: Rules) -> Prepared
     text = "message has 8-bit content, which needs BODY=8BITMIME with MAIL"  # RFC 6152
     not_declared = _Refused(Result.BAD_MESSAGE, SMTPError(500, "5.6.0", text))
     try:
-        prepared = await bridge.call(submit.prepare, _request(message, rules))
+        prepared = await bridge.compute(submit.prepare, _request(message, rules))
     except SubmitError as exc:
         if undeclared and not isinstance(exc, BadMessage):  # which is looked for before, and everything else after
             raise not_declared from exc

@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import functools
 from collections.abc import Callable, Sequence
-from typing import ParamSpec, TypeVar
+from typing import Final, ParamSpec, TypeVar
 
 from django.db import DatabaseError, connection
 
@@ -20,6 +20,8 @@ from .db import Tx
 from .notify import ChangeHub
 from .pool import Threads
 from .writer import GroupWriter
+
+COMPUTING: Final = 2  # one that has the interpreter, and one that waits for the disk, or hashes and signs without it
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -33,6 +35,7 @@ class Bridge:
 
     def __init__(self, threads: int) -> None:
         self._pool = Threads(threads, "bridge")
+        self._computing = asyncio.Semaphore(COMPUTING)
         self.writer = GroupWriter()
         self.hub = ChangeHub()
 
@@ -45,6 +48,14 @@ class Bridge:
         A caller that is cancelled does not stop it: its result is dropped.
         """
         return await self._pool.call(_with_live_connection, functools.partial(function, *args, **kwargs))
+
+    async def compute(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for what takes milliseconds of CPU: no more than COMPUTING at a time, the others wait in order.
+
+        More of them would be no faster, since one interpreter runs them all, and would take it from the writer.
+        """
+        async with self._computing:
+            return await self.call(function, *args, **kwargs)
 
     async def write(self, account_ids: Sequence[int], job: Callable[[Tx], T]) -> T:
         """Have the group commit run ``job(tx)`` with these accounts locked; returns after the commit.

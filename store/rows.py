@@ -10,12 +10,23 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, TypeAlias
 
 from django.db import DEFAULT_DB_ALIAS, connection, connections
 from django.db.backends.base.base import BaseDatabaseWrapper
-from django.db.models import BinaryField, BooleanField, CharField, Field, ForeignKey, IntegerField, Model, TextField
+from django.db.models import (
+    BinaryField,
+    BooleanField,
+    CharField,
+    DateTimeField,
+    Field,
+    ForeignKey,
+    IntegerField,
+    Model,
+    TextField,
+)
 
 from server.statements import run
 
@@ -82,9 +93,7 @@ def update_where(model: type[Model], values: Mapping[str, Any], conditions: Mapp
 def delete_where(model: type[Model], conditions: Mapping[str, Any]) -> list[int]:
     """Delete the rows that have these values, as `update_where` finds them; their ids. Nothing may point to them."""
     lengths = tuple(len(value) if isinstance(value, list) else 0 for value in conditions.values())
-    where, prepare = _where(model, tuple(conditions), lengths)
-    quote = connection.ops.quote_name
-    sql = f"DELETE FROM {quote(model._meta.db_table)} WHERE {where} RETURNING id"  # noqa: S608 # names of our own columns
+    sql, prepare = _delete_where(model, tuple(conditions), lengths)
     return [row[0] for row in run(sql, _condition_params(prepare, conditions))]
 
 
@@ -126,6 +135,13 @@ def _update_where(
     table = quote(model._meta.db_table)
     sql = f"UPDATE {table} SET {assigned} WHERE {where} RETURNING id"  # noqa: S608 # names of our own columns
     return sql, [_prepare(by_name[name]) for name in names], prepare
+
+
+@functools.lru_cache(maxsize=64)
+def _delete_where(model: type[Model], conditions: tuple[str, ...], lengths: tuple[int, ...]) -> tuple[str, _Prepare]:
+    where, prepare = _where(model, conditions, lengths)
+    table = connection.ops.quote_name(model._meta.db_table)
+    return f"DELETE FROM {table} WHERE {where} RETURNING id", prepare  # noqa: S608 # names of our own columns
 
 
 def _where(model: type[Model], conditions: tuple[str, ...], lengths: tuple[int, ...]) -> tuple[str, _Prepare]:
@@ -172,6 +188,8 @@ def _prepare(field: Field[Any, Any]) -> Callable[..., Any] | None:
     """What makes a value fit for the database; None for fields whose values are so already."""
     if type(field) is BinaryField:  # and no class above it, which may encrypt
         return None
+    if type(field) is DateTimeField:
+        return _moment
     if not isinstance(field, _PLAIN):
         return field.get_db_prep_save
     return _plain_choice if field.choices else None
@@ -180,6 +198,15 @@ def _prepare(field: Field[Any, Any]) -> Callable[..., Any] | None:
 def _plain_choice(value: Any, _: BaseDatabaseWrapper) -> Any:
     """Members of TextChoices and IntegerChoices are texts and numbers of another class, which drivers may not know."""
     return value.value if isinstance(value, Enum) else value
+
+
+def _moment(value: datetime | None, database: BaseDatabaseWrapper) -> datetime | str | None:
+    """As Django does it, which takes ten times as long: PostgreSQL has time zones, SQLite texts in UTC."""
+    if value is None or database.vendor == "postgresql":
+        return value
+    if value.tzinfo is None:
+        raise ValueError(f"{value} has no time zone")
+    return str(value.astimezone(UTC).replace(tzinfo=None))
 
 
 def _default(field: Field[Any, Any]) -> Any:
