@@ -52,10 +52,23 @@ def take(from_ids: Sequence[str], now: datetime) -> None:
             raise FromIDUsed(from_id) from None
 
 
+def id_in(path: Path) -> str:
+    """The id in an address that `assign` made, "" for others. Of a domain of this server; uses the database."""
+    domain = path.domain.domain
+    if domain is None:
+        return ""
+    separator = _separator_of(domain.ascii)
+    return path.localpart.partition(separator)[2] if separator else ""
+
+
 def _separator(account_id: int, login_address: str, mail_from: Path) -> str:
     """What stands before the id; "" where none is to be made."""
     domain = mail_from.domain.domain
     if domain is None or not login_address or not is_login(account_id, login_address):
         return ""
-    hosted = hosted_domain(domain.ascii)
+    return _separator_of(domain.ascii)
+
+
+def _separator_of(domain: str) -> str:
+    hosted = hosted_domain(domain)
     return str(hosted.localpart_catchall_separators[0]) if hosted and hosted.localpart_catchall_separators else ""

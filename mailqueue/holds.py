@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from typing import Final
 
+from django.core.exceptions import ValidationError
 from django.db.models import Q, QuerySet
 
 from server import db
 from server.statements import Statement
 
 from .models import HoldRule, QueueMessage
+
+BATCH: Final = 500  # rows of a transaction: others wait for the writer
 
 _matching: Final = Statement(
     lambda account_id, sender_domain, recipient_domain, anything: HoldRule.objects.filter(
@@ -26,11 +29,22 @@ def matches(account_id: int | None, sender_domain: str, recipient_domain: str) -
 
 
 def add_rule(rule: HoldRule) -> int:
-    """Save a rule, and hold what is queued and matches it. Returns how many messages that were."""
+    """Save a rule, and hold what is queued and matches it. Returns how many messages that were. Raises ValidationError.
+
+    What is queued from now on is held by the rule itself; what was there is held piece by piece.
+    """
     with db.write():
         rule.full_clean()
+        same = {"account": rule.account, "sender_domain": rule.sender_domain, "recipient_domain": rule.recipient_domain}
+        other = HoldRule.objects.filter(**same).first()
+        if other is not None:
+            raise ValidationError(f"identical rule exists: {other.pk}")
         rule.save()
-        return held_by(rule).filter(hold=False).update(hold=True)
+    held = 0
+    while ids := list(held_by(rule).filter(hold=False).values_list("pk", flat=True)[:BATCH]):
+        with db.write():
+            held += QueueMessage.objects.filter(pk__in=ids, hold=False).update(hold=True)
+    return held
 
 
 def remove_rule(rule_id: int) -> bool:

@@ -19,6 +19,7 @@ from django.db.models.expressions import RawSQL
 from prometheus_client import Counter
 
 from accounts.models import OutgoingEvent, WebhookEndpoint
+from protocols.message.charset import clean_text
 from server.encryption import CannotDecrypt
 from server.statements import Statement
 from store import rows
@@ -61,14 +62,14 @@ def queue(message: Outgoing, event: Event, now: datetime) -> None:
     """Have the account's program told, if it wants to know. What the server itself sends is nobody's concern."""
     if message.account_id is None or message.kind != MessageKind.MESSAGE:
         return
-    endpoint = _wanted(message.account_id, WebhookEndpoint.Kind.OUTGOING)
+    endpoint = wanted(message.account_id, WebhookEndpoint.Kind.OUTGOING)
     if endpoint is None or (endpoint.events and event.event not in endpoint.events):
         return
     older = [row[0] for row in _of_message.rows(message.pk)]
     hook_id = rows.insert(
         Hook,
         {
-            **_common(message.account_id, endpoint, now),
+            **common(message.account_id, endpoint, now),
             "queue_msg_id": message.pk,
             "from_id": message.from_id,
             "message_id": message.message_id,
@@ -91,7 +92,7 @@ class Endpoint:
     events: frozenset[str]
 
 
-def _wanted(account_id: int, kind: WebhookEndpoint.Kind) -> Endpoint | None:
+def wanted(account_id: int, kind: WebhookEndpoint.Kind) -> Endpoint | None:
     """The account's settings; None where it wants no calls."""
     try:
         row = _endpoint.row(account_id, kind.value)
@@ -103,7 +104,7 @@ def _wanted(account_id: int, kind: WebhookEndpoint.Kind) -> Endpoint | None:
     return Endpoint(row[0], bytes(row[1]), frozenset(row[2])) if row is not None else None
 
 
-def _common(account_id: int, endpoint: Endpoint, now: datetime) -> dict[str, Any]:
+def common(account_id: int, endpoint: Endpoint, now: datetime) -> dict[str, Any]:
     return {
         "account_id": account_id,
         "url": endpoint.url,
@@ -136,7 +137,7 @@ def _payload(message: Outgoing, event: Event, now: datetime) -> dict[str, Any]:
 
 def compact(payload: Mapping[str, Any]) -> str:
     """The JSON that is stored, and sent."""
-    return json.dumps(payload, ensure_ascii=False, separators=(",", ":"))
+    return clean_text(json.dumps(payload, ensure_ascii=False, separators=(",", ":")))
 
 
 def timestamp(moment: datetime) -> str:

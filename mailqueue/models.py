@@ -124,6 +124,7 @@ class QueueMessage(Outgoing):
             models.Index(fields=["account", "next_attempt"], name="queue_of_account_by_time"),
             models.Index(fields=["next_attempt", "id"], name="queue_by_time"),
             models.Index(fields=["queued", "id"], name="queue_by_submission"),
+            models.Index(fields=["rcpt_domain", "next_attempt"], name="queue_by_recipient_domain"),
             models.Index(fields=["next_attempt"], condition=Q(hold=True), name="queue_on_hold"),
             models.Index(Lower("from_id"), condition=~Q(from_id=""), name="queue_by_from_id"),
             models.Index(fields=["transport", "next_attempt"], condition=~Q(transport=""), name="queue_by_transport"),

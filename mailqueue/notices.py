@@ -38,6 +38,7 @@ SUPPRESSED_SECODE: Final = "7.1"  # delivery not authorized (RFC 3463)
 HEADER_MAX: Final = 64 * 1024  # bytes of the original's header that are sent back
 REPORT_MAILBOXES: Final = {MessageKind.DMARC_REPORT: "dmarc", MessageKind.TLS_REPORT: "tlsrpt"}
 
+report_failures = Counter("mox_queue_dmarcreport_failure", "DMARC and TLS reports that could not be delivered.")
 untold = Counter("mox_queue_untold_failures", "Failures that nobody is told of.", ["reason"])
 
 
@@ -60,6 +61,8 @@ class Notice:
 
 def failed(message: QueueMessage, outcome: Outcome) -> Notice | None:
     """The message will not be delivered. None where nobody is to be told."""
+    if message.kind in REPORT_MAILBOXES:
+        report_failures.inc()
     text = (
         f"Delivery has failed permanently for your email to:\n\n\t{message.recipient}\n\n"
         "No further attempts are made.\n"

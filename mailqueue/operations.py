@@ -8,66 +8,39 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any, Final, Self, TypeVar, cast
 
 from django.db.models import F, Q, QuerySet, Value
+from django.db.models.expressions import RawSQL
 from django.db.models.functions import Concat
 
-from accounts.models import OutgoingEvent, Transport
-from protocols.durations import parse_duration
+from accounts.models import Account, OutgoingEvent, Transport
+from protocols.names import BadDomain, parse_domain
 from server import db
 from store import rows as store_rows
 from store.db import write_tx
 
-from . import hooks, notices, wakeup
+from . import conditions, hooks, notices, wakeup
+from .conditions import BadFilter, Changed, Moment, time_text
 from .hooks import Event
 from .models import DeliveryAttempt, Outgoing, QueueMessage, RetiredMessage, State
 from .outcomes import Outcome, Status
 from .retiring import retire_message
 
-PAGE: Final = 100  # messages
+BATCH: Final = 500  # rows of a transaction: others wait for the writer
 CANCELED: Final = "delivery canceled by admin"
 
 M = TypeVar("M", bound=Outgoing)
-
-
-class BadFilter(ValueError):
-    """A condition that cannot be understood; the text begins with the name of the field."""
-
-    def __init__(self, name: str, text: str) -> None:
-        super().__init__(f"{name}: {text}")
-        self.field = name
-
-
-@dataclass(frozen=True, slots=True)
-class Moment:
-    """Before, or after, a time."""
-
-    before: bool
-    time: datetime
-
-    @classmethod
-    def parse(cls, name: str, text: str) -> Self:
-        """``<1h``, ``>-30m``, ``<now``: relative to now. Raises BadFilter."""
-        if text[:1] not in ("<", ">"):
-            raise BadFilter(name, 'must start with "<" or ">"')
-        wait = text[1:].strip()
-        try:
-            offset = timedelta(0) if wait == "now" else parse_duration(wait)
-            return cls(text[0] == "<", db.now() + offset)
-        except (ValueError, OverflowError) as exc:
-            raise BadFilter(name, str(exc)) from exc
-
-    def condition(self, column: str) -> Q:
-        return Q(**{f"{column}__{'lt' if self.before else 'gt'}": self.time})
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
     """Conditions that must all hold; an empty one is none. ``transport`` "" is messages without one, None any.
 
-    ``next_attempt`` and ``hold`` are of queued messages, ``last_activity`` and ``success`` of retired ones.
+    ``next_attempt`` and ``hold`` are of queued messages, ``last_activity`` and ``success`` of retired ones. Among
+    queued messages an index finds each but ``sender``, and ``to`` where it is no domain: those are compared with
+    message after message, in the order of the list.
     """
 
     ids: tuple[int, ...] = ()
@@ -85,13 +58,9 @@ class Filter:
     @classmethod
     def parse(cls, values: Mapping[str, str]) -> Self:
         """From texts by name (``from`` for the sender); what is not there is no condition. Raises BadFilter."""
-        parsed: dict[str, Any] = {}
-        for name, text in values.items():
-            parse = _PARSERS.get(name)
-            if parse is None:
-                raise BadFilter(name, f"unknown condition, use one of {', '.join(_PARSERS)}")
-            if text or name == "transport":
-                parsed["sender" if name == "from" else name] = parse(name, text)
+        parsed = conditions.parse_all(_PARSERS, values, may_be_empty=("transport",))
+        if "from" in parsed:
+            parsed["sender"] = parsed.pop("from")
         return cls(**parsed)
 
     @property
@@ -100,7 +69,7 @@ class Filter:
 
     def queued(self) -> QuerySet[QueueMessage]:
         """The queued messages that meet it; ``max`` is left to the caller."""
-        query = self._common(QueueMessage.objects.all())
+        query = self._common(QueueMessage.objects.defer("prefix", "dsn_utf8"))
         if self.next_attempt is not None:
             query = query.filter(self.next_attempt.condition("next_attempt"))
         return query if self.hold is None else query.filter(hold=self.hold)
@@ -115,37 +84,19 @@ class Filter:
         if self.ids:
             query = query.filter(pk__in=self.ids)
         if self.account:
-            query = query.filter(account_name=self.account)
+            query = query.filter(_of_account(self.account))
         if self.sender:
             query = _with_address(query, "sender", self.sender)
         if self.to:
             query = _with_address(query, "rcpt", self.to)
         if self.submitted is not None:
             query = query.filter(self.submitted.condition("queued"))
+        if self.transport:
+            query = query.exclude(transport=RawSQL("''", ()))  # the index has no others
         return query if self.transport is None else query.filter(transport=self.transport)
 
 
-@dataclass(frozen=True, slots=True)
-class Changed:
-    """How many messages were changed, and the ids of those that were not since they are being delivered."""
-
-    affected: int
-    busy: tuple[int, ...] = ()
-
-
 # Looking.
-
-
-def page(
-    query: QuerySet[M], sort: str, *, ascending: bool, after: tuple[datetime, int] | None = None, size: int = PAGE
-) -> list[M]:
-    """Messages in the order of a time column, those of the same time by id; ``after`` the last one of a page before."""
-    direction = "gt" if ascending else "lt"
-    if after is not None:
-        moment, pk = after
-        query = query.filter(Q(**{f"{sort}__{direction}": moment}) | Q(**{sort: moment, f"pk__{direction}": pk}))
-    order = (sort, "pk") if ascending else (f"-{sort}", "-pk")
-    return list(query.order_by(*order)[:size])
 
 
 def to_json(message: QueueMessage | RetiredMessage, attempts: Sequence[DeliveryAttempt]) -> dict[str, Any]:
@@ -153,15 +104,15 @@ def to_json(message: QueueMessage | RetiredMessage, attempts: Sequence[DeliveryA
     values: dict[str, Any] = {
         "id": message.pk,
         "base_id": message.base_id,
-        "queued": _time(message.queued),
+        "queued": time_text(message.queued),
         "hold": message.hold,
         "account": message.account_name,
         "sender": message.sender,
         "recipient": message.recipient,
         "attempts": message.attempts,
         "max_attempts": message.max_attempts,
-        "next_attempt": _time(message.next_attempt),
-        "last_attempt": _time(message.last_attempt),
+        "next_attempt": time_text(message.next_attempt),
+        "last_attempt": time_text(message.last_attempt),
         "size": message.size,
         "kind": message.kind,
         "message_id": message.message_id,
@@ -174,8 +125,8 @@ def to_json(message: QueueMessage | RetiredMessage, attempts: Sequence[DeliveryA
     if isinstance(message, RetiredMessage):
         values |= {
             "success": message.success,
-            "last_activity": _time(message.last_activity),
-            "keep_until": _time(message.keep_until),
+            "last_activity": time_text(message.last_activity),
+            "keep_until": time_text(message.keep_until),
         }
     else:
         values["state"] = message.state
@@ -207,7 +158,7 @@ def set_hold(wanted: Filter, *, hold: bool) -> Changed:
 
 
 def schedule(wanted: Filter, wait: timedelta, *, from_now: bool) -> Changed:
-    """Have the next attempt at now and so much time, else so much later than planned."""
+    """Have the next attempt at now and so much time, else so much later than planned. An attempt like any other."""
     moment = db.now() + wait if from_now else F("next_attempt") + wait
     return _update(wanted, lambda rows: rows.update(next_attempt=moment))
 
@@ -235,33 +186,36 @@ def drop(wanted: Filter) -> Changed:
 
 
 def _update(wanted: Filter, change: Callable[[QuerySet[QueueMessage]], int]) -> Changed:
-    with db.write():
-        rows = wanted.queued()
-        if wanted.max:
-            ids = list(rows.order_by("next_attempt", "pk").values_list("pk", flat=True)[: wanted.max])
-            rows = QueueMessage.objects.filter(pk__in=ids)
-        affected = change(rows)
-        wakeup.on_commit()
+    affected = 0
+    ids = _ids_of(wanted)
+    for start in range(0, len(ids), BATCH):
+        with db.write():
+            affected += change(QueueMessage.objects.filter(pk__in=ids[start : start + BATCH]))
+            wakeup.on_commit()
     return Changed(affected)
 
 
 def _end(wanted: Filter, *, tell: bool) -> Changed:
-    rows = wanted.queued().order_by("next_attempt", "pk")
-    ids = list(rows.values_list("pk", flat=True)[: wanted.max or None])
     affected, busy = 0, []
-    for pk in ids:
+    for pk in _ids_of(wanted):
         message = QueueMessage.objects.filter(pk=pk).select_related("blob").first()
         if message is None:
-            continue
+            continue  # it left meanwhile
         if _ended(message, tell=tell):
             affected += 1
-        else:
+        elif QueueMessage.objects.filter(pk=pk).exists():
             busy.append(pk)
     return Changed(affected, tuple(busy))
 
 
+def _ids_of(wanted: Filter) -> list[int]:
+    """Those that are changed, each in its turn: who looks at one meanwhile waits for a few, not for all."""
+    rows = wanted.queued().order_by("next_attempt", "pk")
+    return list(rows.values_list("pk", flat=True)[: wanted.max or None])
+
+
 def _ended(message: QueueMessage, *, tell: bool) -> bool:
-    """End one message; False if it is being delivered (or gone) by now."""
+    """End one message; False if it is being delivered, or gone, by now."""
     notice = notices.failed(message, Outcome(Status.PERMANENT, CANCELED)) if tell else None
     with write_tx(*([notice.account_id] if notice is not None else [])) as tx:
         now = db.now()
@@ -280,61 +234,47 @@ def _ended(message: QueueMessage, *, tell: bool) -> bool:
 
 # Reading conditions.
 
-
-def _ids(name: str, text: str) -> tuple[int, ...]:
-    numbers = [part.strip() for part in text.split(",")]
-    if not all(number.isascii() and number.isdigit() and int(number) > 0 for number in numbers):
-        raise BadFilter(name, f'bad id in "{text}", use positive numbers with commas between them')
-    return tuple(map(int, numbers))
-
-
-def _flag(name: str, text: str) -> bool:
-    if text.lower() not in ("true", "false"):
-        raise BadFilter(name, f'"{text}" is neither true nor false')
-    return text.lower() == "true"
-
-
-def _number(name: str, text: str) -> int:
-    if not (text.isascii() and text.isdigit()):
-        raise BadFilter(name, f'"{text}" is not a number')
-    return int(text)
-
-
-def _text(name: str, text: str) -> str:
-    return text
-
-
-_PARSERS: Final[Mapping[str, Callable[[str, str], Any]]] = {
-    "ids": _ids,
-    "account": _text,
-    "from": _text,
-    "to": _text,
+_PARSERS: Final[Mapping[str, conditions.Parser]] = {
+    "ids": conditions.ids,
+    "account": conditions.anything,
+    "from": conditions.anything,
+    "to": conditions.anything,
     "submitted": Moment.parse,
     "next_attempt": Moment.parse,
     "last_activity": Moment.parse,
-    "hold": _flag,
-    "success": _flag,
-    "transport": _text,
-    "max": _number,
+    "hold": conditions.flag,
+    "success": conditions.flag,
+    "transport": conditions.anything,
+    "max": conditions.count,
 }
+
+
+def _of_account(name: str) -> Q:
+    """The messages of an account with this name; those of one that is gone have the name alone."""
+    account_id = Account.objects.filter(name=name).values_list("pk", flat=True).first()
+    return Q(account_id=account_id) if account_id is not None else Q(account=None, account_name=name)
 
 
 def _with_address(query: QuerySet[M], which: str, text: str) -> QuerySet[M]:
     """Those with the text in their address; ``@shop.example`` is a whole domain."""
     if text.startswith("@"):
-        return query.filter(**{f"{which}_domain__iexact": text[1:]})
+        return query.filter(**{f"{which}_domain": _domain(text[1:])})
     whole = Concat(F(f"{which}_localpart"), Value("@"), F(f"{which}_domain"))
     name = f"{which}_address"
     return cast("QuerySet[M]", query.alias(**{name: whole}).filter(**{f"{name}__icontains": text}))
 
 
-def _time(moment: datetime | None) -> str | None:
-    return moment.isoformat().replace("+00:00", "Z") if moment is not None else None
+def _domain(text: str) -> str:
+    """A domain as messages have it."""
+    try:
+        return parse_domain(text).name()
+    except BadDomain:
+        return text.lower()  # an address literal, or nothing
 
 
 def _attempt_json(attempt: DeliveryAttempt) -> dict[str, Any]:
     return {
-        "start": _time(attempt.start),
+        "start": time_text(attempt.start),
         "duration_ms": attempt.duration_ms,
         "success": attempt.success,
         "code": attempt.code,

@@ -15,7 +15,7 @@ from typing import Final
 from django.db import IntegrityError
 
 from accounts.models import Account
-from protocols.names import parse_address
+from protocols.names import BadAddress, parse_address
 from server import db
 from server.statements import Statement
 
@@ -26,6 +26,7 @@ AT_ONCE_CODES: Final = frozenset({521, 550, 551, 553, 556})
 AT_ONCE_SECODES: Final = frozenset({"1.1", "1.2", "1.3", "1.6", "2.1", "7.1"})
 FAILURES_BEFORE: Final = 2  # in a row, that with this one make three
 ADDRESSES_PER_QUERY: Final = 500
+ADDRESS_SHOWN: Final = 200  # characters of a bad one, in its error
 REASON_MAX: Final = 1000  # characters
 
 
@@ -142,7 +143,10 @@ def of_account(account: Account | None = None) -> Iterable[Suppression]:
 
 def _forms(address: str) -> tuple[str, str]:
     """Base and original address. Raises BadAddress."""
-    parsed = parse_address(address)
+    try:
+        parsed = parse_address(address)
+    except BadAddress as exc:
+        raise BadAddress(f'"{address[:ADDRESS_SHOWN]}" is not an address: {exc}') from exc
     domain = parsed.domain.name()
     return base_address(parsed.localpart, domain), f"{parsed.localpart}@{domain}"
 

@@ -41,6 +41,7 @@ from . import headers, records, telling
 from .content import Content
 from .copies import Copy, Plan, agreed, canonical_author, first, may_post, plan
 from .errors import SMTPError
+from .events import Interest, interests, joins
 from .forged import without_results_of
 from .judging import Case, judge
 from .localserve import RCPT_PREFIX, special_failure
@@ -251,6 +252,18 @@ class Prepared:
     blob: blobs.PreparedBlob
     author: Address | None
     smtputf8: bool
+    interests: Mapping[tuple[Path, int], Interest]
+    """What else is to be done with the copies of some recipients and accounts."""
+
+
+def _copies(recipients: Sequence[Recipient]) -> Iterator[tuple[Path, int]]:
+    """The accounts that may get a copy, each with the recipient that leads there."""
+    for recipient in recipients:
+        if isinstance(recipient.resolved, ResolvedAlias):
+            for account_id in dict.fromkeys(member.resolved.account_id for member in recipient.resolved.members):
+                yield recipient.path, account_id
+        elif recipient.resolved is not None:
+            yield recipient.path, recipient.resolved.account_id
 
 
 def prepare(message: Message, rules: Rules) -> Prepared:
@@ -273,7 +286,8 @@ def prepare(message: Message, rules: Rules) -> Prepared:
             author = from_address(blob.part)
         except FromError:
             author = None
-        return Prepared(blob, author, smtputf8)
+        found = interests(_copies(message.recipients), blob.part, message.content.data)
+        return Prepared(blob, author, smtputf8, found)
     except BaseException:
         blob.discard()
         raise
@@ -571,7 +585,11 @@ def _delivery(
         flags=Flags(SEEN) if instead else NO_FLAGS,
         is_reject=instead,
     )
-    return Delivery(copy.resolved.account_id, verdict.into_instead if instead else verdict.mailbox, new)
+    account_id = copy.resolved.account_id
+    if instead:
+        return Delivery(account_id, verdict.into_instead, new)
+    interest = received.interests.get((path, account_id))
+    return Delivery(account_id, verdict.mailbox, new, joins(interest, path, case, verdict.mailbox))
 
 
 def _forwarded(origin: Origin, left: Sender) -> Origin:

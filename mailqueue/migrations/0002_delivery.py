@@ -190,6 +190,10 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='queuemessage',
+            index=models.Index(fields=['rcpt_domain', 'next_attempt'], name='queue_by_recipient_domain'),
+        ),
+        migrations.AddIndex(
+            model_name='queuemessage',
             index=models.Index(condition=models.Q(('hold', True)), fields=['next_attempt'], name='queue_on_hold'),
         ),
         migrations.AddIndex(

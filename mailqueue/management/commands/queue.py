@@ -6,16 +6,23 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
+from datetime import timedelta
 from typing import Any, Final
 
 from django.core.exceptions import ValidationError
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from accounts.accounts import ConfigurationError
 from accounts.models import Account
-from mailqueue import holds, operations
-from mailqueue.models import HoldRule, QueueMessage, RetiredMessage
-from mailqueue.operations import BadFilter, Changed, Filter
-from protocols.durations import parse_duration
+from mailqueue import conditions, holds, limits, operations
+from mailqueue.conditions import BadFilter, Changed
+from mailqueue.management.suppressing import Suppressing
+from mailqueue.management.webhooks import Webhooks
+from mailqueue.models import HoldRule, OutgoingCount, QueueMessage, RetiredMessage
+from mailqueue.operations import Filter
+from mailqueue.suppressions import SuppressionError
+from protocols.names import BadAddress
+from store.db import write_tx
 
 FILTER_HELP: Final = """\
 Conditions (all that are given must hold):
@@ -76,11 +83,16 @@ class Command(BaseCommand):
         dumping.set_defaults(run=self._dump)
         self._add_rules(words.add_parser("holdrules", help="Rules that put new messages on hold."))
         self._add_retired(words.add_parser("retired", help="Messages that left the queue, delivered or not."))
+        Suppressing(words.add_parser("suppress", help="Addresses that mail is not sent to any more."), self)
+        webhook = words.add_parser("webhook", help="Calls that tell programs what became of mail.")
+        Webhooks(webhook, self)
+        recounting = words.add_parser("recount", help="Count anew what the limits on outgoing mail go by.")
+        recounting.set_defaults(run=self._recount)
 
     def handle(self, *args: Any, **options: Any) -> None:
         try:
             options["run"](options)
-        except BadFilter as exc:
+        except (BadFilter, BadAddress, SuppressionError, ConfigurationError) as exc:
             raise CommandError(str(exc)) from exc
 
     # Looking.
@@ -94,8 +106,8 @@ class Command(BaseCommand):
         self._print(wanted.retired(), wanted, options)
 
     def _print(self, query: Any, wanted: Filter, options: Mapping[str, Any]) -> None:
-        found = operations.page(
-            query, _SORTS[options["sort"]], ascending=options["asc"], size=wanted.max or operations.PAGE
+        found = conditions.page(
+            query, _SORTS[options["sort"]], ascending=options["asc"], size=wanted.max or conditions.PAGE
         )
         histories = operations.histories(found)
         if options["json"]:
@@ -125,13 +137,10 @@ class Command(BaseCommand):
     # Changing.
 
     def _kick(self, options: Mapping[str, Any]) -> None:
-        self._changed(operations.schedule(_chosen(options), parse_duration("0"), from_now=True), options)
+        self._changed(operations.schedule(_chosen(options), timedelta(0), from_now=True), options)
 
     def _schedule(self, options: Mapping[str, Any]) -> None:
-        try:
-            wait = parse_duration(options["duration"])
-        except ValueError as exc:
-            raise CommandError(str(exc)) from exc
+        wait = conditions.wait("duration", options["duration"])
         self._changed(operations.schedule(_chosen(options), wait, from_now=options["now"]), options)
 
     def _hold(self, options: Mapping[str, Any]) -> None:
@@ -176,6 +185,8 @@ class Command(BaseCommand):
         adding.set_defaults(run=self._add_rule)
         removing = words.add_parser("remove", help="Remove a rule; what it held stays on hold.")
         removing.add_argument("id", type=int)
+        for word in (adding, removing):
+            word.add_argument("--json", action="store_true", help="for programs")
         removing.set_defaults(run=self._remove_rule)
 
     def _list_rules(self, options: Mapping[str, Any]) -> None:
@@ -206,12 +217,25 @@ class Command(BaseCommand):
             held = holds.add_rule(rule)
         except ValidationError as exc:
             raise CommandError("; ".join(exc.messages)) from exc
+        if options["json"]:
+            self.stdout.write(json.dumps({"id": rule.pk, "affected": held}))
+            return
         self.stdout.write(f"rule {rule.pk} added, {held} queued messages put on hold")
 
     def _remove_rule(self, options: Mapping[str, Any]) -> None:
         if not holds.remove_rule(options["id"]):
             raise CommandError(f"no hold rule {options['id']}")
+        if options["json"]:
+            self.stdout.write(json.dumps({"affected": 1}))
+            return
         self.stdout.write(f"rule {options['id']} removed; what it held stays on hold (see: queue unhold)")
+
+    def _recount(self, options: Mapping[str, Any]) -> None:
+        accounts = list(OutgoingCount.objects.values_list("account_id", flat=True))
+        for account_id in accounts:
+            with write_tx(account_id):
+                limits.recount(account_id)
+        self.stdout.write(f"counters of {len(accounts)} accounts are right")
 
     def _add_retired(self, parser: Any) -> None:
         words = parser.add_subparsers(dest="retired_word", required=True, metavar="WORD")
