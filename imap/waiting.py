@@ -53,7 +53,7 @@ async def _tell_until(
     ask = True
     while not reader.done():
         subscription.event.clear()
-        if ask or subscription.modseq > session.position:
+        if ask or subscription.has_news(session.position):
             await tell()
             if session.stream.pending:
                 await session.flush()

@@ -48,16 +48,23 @@ class Score:
 
 def classify(words: Mapping[str, Counts], *, hams: int, spams: int, parameters: Parameters) -> Score:
     """The score of a message with these words; without any that says something the probability is 0.5."""
-    ham_words: list[WordScore] = []
-    spam_words: list[WordScore] = []
+    scores: dict[Counts, float | None] = {}  # most words share theirs with others
+    # Of equally strong words the longer ones are the rarer, and by the word itself the choice is the same each time.
+    ham_words: list[tuple[float, int, str]] = []
+    spam_words: list[tuple[float, int, str]] = []
     for word, counts in words.items():
-        score = word_score(counts, hams=hams, spams=spams, parameters=parameters)
+        if counts in scores:
+            score = scores[counts]
+        else:
+            score = scores[counts] = word_score(counts, hams=hams, spams=spams, parameters=parameters)
         if score is None:
             continue
-        (ham_words if score < 0.5 else spam_words).append(WordScore(word, score))
-    # Of equally strong words the longer ones are the rarer, and by the word itself the choice is the same each time.
-    top_ham = heapq.nsmallest(parameters.top_words, ham_words, key=lambda w: (w.score, -len(w.word), w.word))
-    top_spam = heapq.nsmallest(parameters.top_words, spam_words, key=lambda w: (-w.score, -len(w.word), w.word))
+        if score < 0.5:
+            ham_words.append((score, -len(word), word))
+        else:
+            spam_words.append((-score, -len(word), word))
+    top_ham = [WordScore(word, score) for score, _, word in heapq.nsmallest(parameters.top_words, ham_words)]
+    top_spam = [WordScore(word, -score) for score, _, word in heapq.nsmallest(parameters.top_words, spam_words)]
     eta = sum(math.log(1 - w.score) - math.log(w.score) for w in (*top_ham, *top_spam))
     return Score(_logistic(-eta), hams >= SIGNIFICANT_HAMS, tuple(top_ham), tuple(top_spam))
 

@@ -154,7 +154,7 @@ def _read(rows: Sequence[tuple[Any, ...]], grams: Grams) -> list[_Row]:
 def _apply(lease: Lease, generation: int, rows: Sequence[_Row]) -> int:
     """Count these messages as they should be. What changed since they were read is left for the next time."""
     done = hams = spams = 0
-    with db.write():
+    with db.write(durable=False):
         _renew(lease)
         for row in rows:
             now_as_read = Message.objects.filter(_is_wanted(row.wanted), pk=row.pk, trained_junk=row.trained)

@@ -12,8 +12,9 @@ will have it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Final
 
@@ -24,6 +25,7 @@ WORDS_MAX: Final = 200_000  # distinct words of a message; the rest of it is not
 WORD_BYTES_MAX: Final = 256  # longer ones are skipped: text without spaces
 WORD_BYTES_MIN: Final = 3
 HEADER_WORD_BYTES_MIN: Final = 4
+KNOWN_LENGTH_MAX: Final = 32  # characters of a word that is remembered: it is somebody else's text
 
 HEADER_FIELDS: Final = {
     name.lower(): name for name in ("From", "To", "Cc", "Bcc", "Reply-To", "Subject", "Sender", "Return-Path")
@@ -71,28 +73,28 @@ class WordSet:
             return
         words = _WORD.findall(text.lower())
         if self._grams.two or self._grams.three:
-            kept = [word for word in words if is_kept(word)]
+            words = _kept(words)
             if self._grams.two:
-                self._take(" ".join(pair) for pair in pairwise(kept))
+                self._take(map(" ".join, pairwise(words)))
             if self._grams.three:
-                self._take(" ".join(group) for group in zip(kept, kept[1:], kept[2:], strict=False))
+                self._take(map(" ".join, zip(words, words[1:], words[2:], strict=False)))
         if self._grams.one:
-            self._take(word for word in set(words) if is_kept(word))
+            self._take(_kept(set(words)))
 
     def _add_field(self, name: str, value: str) -> None:
         words = set(_WORD.findall(value.lower()))
         self._take(f"{name}:{word}" for word in words if len(word.encode()) >= HEADER_WORD_BYTES_MIN)
 
     def _take(self, words: Iterable[str]) -> None:
-        for word in _short_enough(words):
-            if len(self.found) >= WORDS_MAX:
+        # A character has at most 4 bytes: most words need not be encoded to know.
+        short = [word for word in words if len(word) <= WORD_BYTES_MAX // 4 or len(word.encode()) <= WORD_BYTES_MAX]
+        if len(self.found) + len(short) <= WORDS_MAX:
+            self.found.update(short)
+            return
+        for word in short:
+            if self.full:
                 return
             self.found.add(word)
-
-
-def _short_enough(words: Iterable[str]) -> Iterator[str]:
-    # A character has at most 4 bytes: most words need not be encoded to know.
-    return (word for word in words if len(word) <= WORD_BYTES_MAX // 4 or len(word.encode()) <= WORD_BYTES_MAX)
 
 
 def is_kept(word: str) -> bool:
@@ -100,6 +102,19 @@ def is_kept(word: str) -> bool:
     if len(word.encode()) < WORD_BYTES_MIN or _looks_numeric(word):
         return False
     return not word.isascii() or _RANDOM.search(word) is None
+
+
+# Of a few thousand words most texts are made; to look a word up is a sixth of the work.
+_known: Final = lru_cache(maxsize=16_384)(is_kept)
+
+
+def forget_known_words() -> None:
+    """For who measures what a text costs the first time."""
+    _known.cache_clear()
+
+
+def _kept(words: Iterable[str]) -> list[str]:
+    return [word for word in words if (_known(word) if len(word) <= KNOWN_LENGTH_MAX else is_kept(word))]
 
 
 def _looks_numeric(word: str) -> bool:

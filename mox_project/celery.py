@@ -35,7 +35,6 @@ DELIVERY: Final = "delivery"  # outgoing mail
 WEBHOOKS: Final = "webhooks"  # calls to receivers, which may hang without delaying mail
 MAINTENANCE: Final = "maintenance"  # search text, clean-up: what may wait
 REPORTS: Final = "reports"
-MAINTENANCE_NICENESS: Final = 5  # what may wait leaves the processor to those whom somebody waits for
 
 CID_HEADER: Final = "cid"
 # What workers, clock and web processes import when they start: once in the supervisor, it is memory that they share.
@@ -93,8 +92,6 @@ def run_worker(node: str, name: str, queues: list[str], concurrency: int, ready:
     """Be a worker until SIGTERM. ``ready`` is called when it takes tasks."""
     worker_ready.connect(lambda **_: ready(), weak=False)
     lookupmetrics.use()
-    if MAINTENANCE in queues:
-        os.nice(MAINTENANCE_NICENESS)
     # Tasks are JSON, never pickles: a worker of localserve may well be root's.
     warnings.filterwarnings("ignore", category=SecurityWarning)
     worker = _Worker(

@@ -38,7 +38,8 @@ UMASK: Final = 0o007  # what the server makes is for its user and group
 TEMPORARY_AGE: Final = 24 * 3600  # seconds after which a temporary file is left over from a crash
 OPEN_FILES: Final = 65536  # descriptors of a process, where the system lets it have them
 DELIVERY_STOP_TIMEOUT: Final = 32.0  # seconds: it waits up to 30 for the answer to a message that is sent already
-MAINTENANCE_NICENESS: Final = 10  # search text can wait for mail that comes in: a tenth of a busy processor is enough
+# Search text can wait for mail that comes in, but not so long that mail waits for a lock held by who gets no processor.
+MAINTENANCE_NICENESS: Final = 5
 
 
 class Kind(enum.StrEnum):

@@ -32,18 +32,31 @@ class DatabaseBusy(Exception):
 
 
 @contextlib.contextmanager
-def write() -> Iterator[None]:
+def write(*, durable: bool = True) -> Iterator[None]:
     """A transaction that may write; on SQLite it holds the write lock from its start (BEGIN IMMEDIATE).
 
-    Inside another ``write()`` it is a savepoint. Raises DatabaseBusy when the lock cannot be had.
+    Inside another ``write()`` it is a savepoint. One that is not ``durable`` nobody is told of: it may be lost with
+    the power, whole and with what came after it, and others do not wait until the disk has it. Raises DatabaseBusy when
+    the lock cannot be had.
     """
     if connection.in_atomic_block:
         with transaction.atomic():
             yield
         return
     with _writer_turn(), contextlib.ExitStack() as stack:
+        if not durable and connection.vendor == "sqlite":
+            # In WAL mode a commit is then no sync; the next one that is durable takes it along.
+            _execute("PRAGMA synchronous=NORMAL")
+            stack.callback(_execute, "PRAGMA synchronous=FULL")
         _begin(stack)
+        if not durable and connection.vendor == "postgresql":
+            _execute("SET LOCAL synchronous_commit TO off")
         yield
+
+
+def _execute(statement: str) -> None:
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
 
 
 def retrying(function: Callable[[], T]) -> T:

@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from ipaddress import ip_address
+from typing import Final
 
 from accounts.addresses import Resolved
 from junk.analysis import AskBlocklists, Incoming, Verdict, analyze, conclude
@@ -34,6 +35,9 @@ from .verification import Verification
 
 log = logging.getLogger(__name__)
 
+SMALL: Final = 64 * 1024  # bytes of a message that is judged between others
+FEW: Final = 10  # and its copies
+
 
 @dataclass(frozen=True, slots=True)
 class Case:
@@ -56,7 +60,8 @@ async def judge(
     zones: Sequence[str],
 ) -> list[Verdict]:
     """A verdict for each copy, in their order. Blocklists are asked once, and only if a verdict needs them."""
-    found = await bridge.call(_analyze_all, case, copies, tuple(zones))
+    brief = case.blob.data is not None and case.blob.size <= SMALL and len(copies) <= FEW
+    found = await (bridge.brief if brief else bridge.call)(_analyze_all, case, copies, tuple(zones))
     listed: asyncio.Task[str] | None = None
     verdicts: list[Verdict] = []
     for verdict in found:

@@ -101,7 +101,7 @@ class Reception(Session):
         return await self._resolvers.get(localserve=self._rules.localserve)
 
     async def _resolve(self, transaction: Transaction, path: Path) -> Destination | None:
-        found = await self._bridge.call(resolve_recipient, path, in_localserve=self._rules.localserve)
+        found = await self._bridge.brief(resolve_recipient, path, in_localserve=self._rules.localserve)
         copies = copies_of(found)
         if transaction.copies and transaction.copies + copies > COPIES_MAX:
             raise SMTPError(452, "4.5.3", "too many members of aliases, send to this one in another transaction")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import Any, Final
 
@@ -29,6 +30,7 @@ from store.models import Validation
 from .transaction import Peer
 
 TIMEOUT: Final = 60.0  # seconds for each of iprev, SPF and DKIM, which run at the same time
+KNOWN_ADDRESSES: Final = 4096  # clients that are remembered: they send more than one message
 LOCALHOST: Final = Domain("localhost")  # may sign in localserve, although it is a top-level domain
 
 _SPF_VALIDATION: Final = {
@@ -166,7 +168,10 @@ async def verify(
 
 def spf_args(peer: Peer, reverse_path: Path) -> SpfArgs:
     """The question that SPF answers about a client and its MAIL FROM."""
-    return SpfArgs(ip_address(peer.remote_ip), reverse_path, peer.hello.name, peer.hostname)
+    return SpfArgs(_address(peer.remote_ip), reverse_path, peer.hello.name, peer.hostname)
+
+
+_address: Final = lru_cache(maxsize=KNOWN_ADDRESSES)(ip_address)
 
 
 async def _known(result: SpfResult) -> SpfResult:

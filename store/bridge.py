@@ -3,6 +3,7 @@
 bridge = Bridge(threads=8)
 await bridge.start()
 opened = await bridge.call(reading.open_mailbox, account_id, "Inbox")
+resolved = await bridge.brief(resolve, path)
 placement = await bridge.write([account_id], lambda tx: delivery.deliver(tx, new))
 await bridge.close()
 """
@@ -22,6 +23,10 @@ from .pool import Threads
 from .writer import GroupWriter
 
 COMPUTING: Final = 2  # one that has the interpreter, and one that waits for the disk, or hashes and signs without it
+# Threads of calls that are all Python and some small queries. SQLite answers at once, so more would only wait for each
+# other, at a cost; another database takes a while, in which others can ask.
+BRIEF_THREADS: Final = {"sqlite": 2}
+BRIEF_THREADS_ELSEWHERE: Final = 8
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -36,6 +41,7 @@ class Bridge:
     def __init__(self, threads: int) -> None:
         self._pool = Threads(threads, "bridge")
         self._computing = asyncio.Semaphore(COMPUTING)
+        self._brief = Threads(BRIEF_THREADS.get(connection.vendor, BRIEF_THREADS_ELSEWHERE), "brief")
         self.writer = GroupWriter()
         self.hub = ChangeHub()
 
@@ -57,18 +63,23 @@ class Bridge:
         async with self._computing:
             return await self.call(function, *args, **kwargs)
 
-    async def write(self, account_ids: Sequence[int], job: Callable[[Tx], T]) -> T:
+    async def brief(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """The same for what takes a few milliseconds at most, whatever it is given: no file, no large message."""
+        return await self._brief.call(_with_live_connection, functools.partial(function, *args, **kwargs))
+
+    async def write(self, account_ids: Sequence[int], job: Callable[[Tx], T], *, sure: bool = False) -> T:
         """Have the group commit run ``job(tx)`` with these accounts locked; returns after the commit.
 
-        See GroupWriter.submit() for what it raises, and for what a job may do.
+        See GroupWriter.submit() for what it raises, for what a job may do, and for ``sure``.
         """
-        return await self.writer.run(account_ids, job)
+        return await self.writer.run(account_ids, job, sure=sure)
 
     async def close(self) -> None:
         """Commit what waits, and end the threads."""
         await self.hub.close()
         await asyncio.to_thread(self.writer.close)
         self._pool.close()
+        self._brief.close()
 
 
 def _with_live_connection(call: Callable[[], T]) -> T:

@@ -24,7 +24,17 @@ from .columns import BITS
 from .db import Counts
 from .errors import BadFlag, MailboxError
 from .flags import DELETED, SEEN, check_keyword
-from .models import AccountState, Annotation, Blob, ChangeEvent, ImportJob, Mailbox, Message, Recipient
+from .models import (
+    AccountState,
+    Annotation,
+    Blob,
+    ChangeEvent,
+    ImportJob,
+    Mailbox,
+    Message,
+    MessageDKIMDomain,
+    Recipient,
+)
 
 LINES_PER_KIND: Final = 20
 BATCH: Final = 500
@@ -254,6 +264,19 @@ def _recipients(account: Account) -> Iterator[str]:
         yield f"message {message_id} is expunged and still has recipients"
 
 
+def _signatures(account: Account) -> Iterator[str]:
+    kept = MessageDKIMDomain.objects.filter(message__account=account)
+    rows = kept.values_list(
+        "message_id", "junk", "mailbox_orig_id",
+        "message__junk", "message__notjunk", "message__mailbox_orig_id", "message__expunged",
+    )  # fmt: skip
+    for pk, judged, orig, junk, notjunk, message_orig, expunged in rows.iterator(chunk_size=2000):
+        if expunged:
+            yield f"message {pk} is expunged, and what signed it is still kept"
+        elif (judged, orig) != (None if junk == notjunk else junk, message_orig):
+            yield f"message {pk}: what is kept for its signatures is not what it says: set its junk flags anew"
+
+
 def _annotations(account: Account) -> Iterator[str]:
     state = AccountState.objects.get(account=account)
     rows = Annotation.objects.filter(account=account).select_related("mailbox")
@@ -296,6 +319,7 @@ _CHECKS: Final[tuple[Check, ...]] = (
     _keywords,
     _threads,
     _recipients,
+    _signatures,
     _annotations,
     _search_index,
     _imports,

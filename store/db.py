@@ -95,6 +95,7 @@ class AccountTx:
         self._account: Account | None = None
         self._settings: tuple[int, str, JunkSettings] | None = None
         self._mailboxes: dict[int, Mailbox] = {}
+        self._absent: set[str] = set()  # names that no live mailbox has
         self._dirty: set[int] = set()
 
     @property
@@ -190,8 +191,12 @@ class AccountTx:
         for known in self._mailboxes.values():
             if known.name == name:
                 return known
+        if name in self._absent:
+            return None
         mailbox = mailbox_by_name.row(self.account_id, name)
-        if mailbox is not None:
+        if mailbox is None:
+            self._absent.add(name)
+        else:
             self._mailboxes[mailbox.pk] = mailbox
         return mailbox
 
@@ -199,6 +204,8 @@ class AccountTx:
         """Note that the mailbox, or something in it, changes with this modification sequence."""
         mailbox.modseq = self.modseq()
         self._dirty.add(mailbox.pk)
+        if mailbox.pk not in self._mailboxes:  # it may be new
+            self._absent.clear()
         self._mailboxes[mailbox.pk] = mailbox
 
     def take_uids(self, mailbox: Mailbox, count: int) -> int:
@@ -223,6 +230,7 @@ class AccountTx:
     def forget(self, mailbox: Mailbox) -> None:
         """The mailbox was removed or renamed by other means: read it again at the next use."""
         self._mailboxes.pop(mailbox.pk, None)
+        self._absent.clear()
         self._dirty.discard(mailbox.pk)
 
     def flush(self) -> None:
@@ -247,6 +255,7 @@ class AccountTx:
             self._modseq = None
         self._state_dirty = False
         self._mailboxes.clear()
+        self._absent.clear()
         self._dirty.clear()
 
 
@@ -283,14 +292,20 @@ class Tx:
 
         One that is ``alone`` needs no savepoint: with it the transaction is undone.
         """
+        self.begin_change()
         for account in self.accounts.values():
-            account.begin_change()
+            account._absent.clear()  # the change before may have given mailboxes other names
         if alone:
             yield
             self.flush()
             return
         with self.savepoint():
             yield
+
+    def begin_change(self) -> None:
+        """What follows has modification sequences of its own. What came before need not be written yet."""
+        for account in self.accounts.values():
+            account.begin_change()
 
     def flush(self) -> None:
         for account in self.accounts.values():
@@ -306,9 +321,12 @@ class Tx:
 
 
 @contextlib.contextmanager
-def write_tx(*account_ids: int) -> Iterator[Tx]:
-    """A transaction over these accounts; on leaving, listeners are told. Raises server.db.DatabaseBusy."""
-    with db.write():
+def write_tx(*account_ids: int, durable: bool = True) -> Iterator[Tx]:
+    """A transaction over these accounts; on leaving, listeners are told. Raises server.db.DatabaseBusy.
+
+    ``durable``: see server.db.write.
+    """
+    with db.write(durable=durable):
         tx = locked(account_ids)
         yield tx
         tx.flush()

@@ -16,11 +16,11 @@ from protocols import imapformat
 from protocols.message import Envelope, index_text
 from server.models import ServerSettings
 
-from . import blobs, flags, junkflags, recipients, threads
+from . import blobs, flags, junkflags, recipients, signatures, threads
 from .db import AccountTx, Counts
 from .errors import OverQuota, TooManyKeywords
 from .flags import DELETED, KEYWORDS_PER_MAILBOX, KEYWORDS_PER_MESSAGE, NO_FLAGS, SEEN, FlagRow, Flags
-from .models import ChangeEvent, Mailbox, Message, MessageDKIMDomain, Recipient, Validation
+from .models import ChangeEvent, Mailbox, Message, Recipient, Validation
 from .rows import insert, update
 from .targets import Target, chunks, existing_targets, live_targets, targets_by_uid
 
@@ -196,10 +196,7 @@ def add(tx: AccountTx, mailbox: Mailbox, new: NewMessage, blob_id: int | None = 
     )
     if place.thread_id is None:
         update(Message, message_id, {"thread_id": message_id})
-    if new.dkim_domains:
-        MessageDKIMDomain.objects.bulk_create(
-            MessageDKIMDomain(message_id=message_id, domain=domain, received=received) for domain in new.dkim_domains
-        )
+    signatures.add(message_id, new.dkim_domains, mailbox.pk, received, bits)
     if mailbox.special_sent:
         recipients.add(tx, message_id, new.envelope, received)
     merge_keywords(tx, mailbox, new.flags.keywords)
@@ -238,6 +235,7 @@ def set_flags(
     rows: list[FlagRow] = []
     modified: list[int] = []
     changes: dict[str, list[int]] = {}  # new keyword column -> ids of the messages that get it
+    judged: list[int] = []  # ids of messages that are called junk, or no junk, or neither any more
     counts = Counts()
     found = set()
     for target in targets_by_uid(mailbox, uids):
@@ -252,6 +250,8 @@ def set_flags(
             rows.append(row)
             continue
         changes.setdefault(keywords, []).append(target.id)
+        if (bits ^ row.bits) & signatures.JUDGING:
+            judged.append(target.id)
         counts.add(seen=bool(row.bits & SEEN), deleted=bool(row.bits & DELETED), size=target.size, sign=-1)
         counts.add(seen=bool(bits & SEEN), deleted=bool(bits & DELETED), size=target.size)
         rows.append(FlagRow(row.uid, tx.modseq(), bits, keywords))
@@ -264,6 +264,8 @@ def set_flags(
                 continue
             for chunk in chunks(ids):
                 Message.objects.filter(pk__in=chunk).update(**values)
+        for chunk in chunks(judged):
+            signatures.follow(chunk)
         if mode is not FlagMode.REMOVE:
             merge_keywords(tx, mailbox, new.keywords)
         tx.count(mailbox, counts)
@@ -315,12 +317,13 @@ def _move(tx: AccountTx, mailbox: Mailbox, targets: list[Target], destination: M
     modseq = tx.modseq()
     first = tx.take_uids(destination, len(targets))
     now = datetime.now(UTC)
+    mark = junkflags.columns(junkflags.for_mailbox(tx.junk_settings, destination))
     changed = {
         "mailbox_id": destination.pk,
         "create_modseq": modseq,
         "modseq": modseq,
         "save_date": connection.ops.adapt_datetimefield_value(now),
-        **junkflags.columns(junkflags.for_mailbox(tx.junk_settings, destination)),
+        **mark,
     }
     with connection.cursor() as cursor:
         cursor.executemany(
@@ -341,11 +344,14 @@ def _move(tx: AccountTx, mailbox: Mailbox, targets: list[Target], destination: M
         },
     )
     _left(tx, mailbox, targets)
+    unseen: set[int] = set()
     if destination.pk != mailbox.pk:
         rescued = {uid: target.id for uid, target in enumerate(targets, first) if _is_rescued(target)}
         _no_rejects(destination, list(rescued), seen=False)
         unseen = set(rescued.values())
         targets = [t._replace(bits=t.bits & ~SEEN) if t.id in unseen else t for t in targets]
+    for chunk in chunks([target.id for target in targets] if mark else list(unseen)):
+        signatures.follow(chunk)
     _arrived(tx, destination, targets)
     return _copied(destination, targets, first, modseq)
 
@@ -402,6 +408,7 @@ def _expunge(tx: AccountTx, mailbox: Mailbox, targets: list[Target]) -> Expunged
     for chunk in chunks([target.id for target in targets]):
         Message.objects.filter(pk__in=chunk).update(expunged=True, expunged_at=now, modseq=modseq)
         Recipient.objects.filter(message_id__in=chunk).delete()
+        signatures.drop(chunk)
     _left(tx, mailbox, targets)
     return Expunged([target.uid for target in targets], modseq)
 

@@ -159,10 +159,10 @@ def _text(length: int = INDEXED_TEXT_MAX) -> models.CharField[str, str]:
 JUDGED: Final = Q(junk=True, notjunk=False) | Q(junk=False, notjunk=True)
 
 
-def _reputation(column: str, name: str, *more: str) -> models.Index:
+def _reputation(column: str, name: str, *more: str, **also: bool) -> models.Index:
     """An index of messages that were judged and have something in this column. Queries say both in the same words."""
-    condition = JUDGED & ~Q(**{column: ""})
-    return models.Index(fields=["account", column, *more, "received"], condition=condition, name=name)
+    condition = Q(JUDGED, expunged=False, **also) & ~Q(**{column: ""})
+    return models.Index(fields=["mailbox_orig_id", column, *more, "received"], condition=condition, name=name)
 
 
 def _validation() -> models.PositiveSmallIntegerField[int, int]:
@@ -281,12 +281,13 @@ class Message(models.Model):
             _reputation("remote_ip_masked1", "message_rep_ip1"),
             _reputation("remote_ip_masked2", "message_rep_ip2"),
             _reputation("remote_ip_masked3", "message_rep_ip3"),
-            _reputation("ehlo_domain", "message_rep_ehlo"),
-            _reputation("mail_from_domain", "message_rep_mailfrom"),
-            _reputation("msg_from_domain", "message_rep_msgfrom"),
+            _reputation("ehlo_domain", "message_rep_ehlo", ehlo_validated=True),
+            _reputation("mail_from_domain", "message_rep_mailfrom", mail_from_validated=True),
+            _reputation("msg_from_domain", "message_rep_msgfrom", "msg_from_validated"),
+            _reputation("msg_from_org_domain", "message_rep_orgdomain", "msg_from_validated"),
             # A stranger at a large provider must not cost a look at all mail from there.
-            _reputation("msg_from_localpart", "message_rep_address", "msg_from_domain"),
-            _reputation("msg_from_org_domain", "message_rep_orgdomain"),
+            _reputation("mail_from_localpart", "message_rep_mailaddress", "mail_from_domain", mail_from_validated=True),
+            _reputation("msg_from_localpart", "message_rep_address", "msg_from_domain", "msg_from_validated"),
             models.Index(fields=["mailbox"], condition=Q(expunged=False, seen=False), name="message_unread"),
             models.Index(fields=["mailbox"], condition=Q(expunged=False, deleted=True), name="message_deleted"),
             models.Index(fields=["expunged_at"], condition=Q(expunged=True, erased=False), name="message_to_erase"),
@@ -305,14 +306,25 @@ class Message(models.Model):
 
 
 class MessageDKIMDomain(models.Model):
-    """A domain with a passing DKIM signature on a message."""
+    """A domain with a passing DKIM signature on a message; gone once that is expunged.
+
+    The columns that reputation asks for are those of the message: `store.signatures` keeps them so.
+    """
 
     message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="dkim_domains")
     domain = models.CharField(max_length=255)
     received = models.DateTimeField()
+    mailbox_orig_id = models.BigIntegerField(null=True)
+    junk = models.BooleanField(null=True, help_text="What the user called the message; null: nothing.")
 
     class Meta:
-        indexes = [models.Index(fields=["domain", "received"], name="dkim_domain_reputation")]
+        indexes = [
+            models.Index(
+                fields=["mailbox_orig_id", "domain", "received"],
+                condition=Q(junk__isnull=False),
+                name="dkim_domain_reputation",
+            )
+        ]
 
     def __str__(self) -> str:
         return self.domain

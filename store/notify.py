@@ -1,7 +1,8 @@
 """Telling listeners that an account changed: a hint to ask the database, never the change itself.
 
 A commit publishes ``acct:<id>`` with the new modification sequence on Redis, for other processes and nodes. In a mail
-process a ChangeHub hands it to the sessions; a process's own commits reach its hub directly, without Redis.
+process a ChangeHub listens for the accounts that have sessions there, and hands it to them; a process's own commits
+reach its hub directly, without Redis.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import logging
 import threading
 from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Final, Self
+from typing import Any, Final, Self
 
 import redis
 import redis.asyncio
@@ -22,6 +23,7 @@ from django.conf import settings
 log = logging.getLogger(__name__)
 
 CHANNEL_PREFIX: Final = "acct:"
+NO_CHANNEL: Final = f"{CHANNEL_PREFIX}0"  # of no account
 RECONNECT_DELAY: Final = 1.0  # seconds until a lost Redis is tried again; sessions poll meanwhile
 
 
@@ -50,37 +52,41 @@ def publish(changed: Mapping[int, int]) -> None:
 
 
 class _Publisher:
-    """The connection to Redis that commits are announced over; made at the first use, after the fork."""
+    """The connection to Redis that commits are announced over; made at the first use, after the fork.
+
+    Redis is told to answer nothing on it: the writer would wait for each answer, between two commits.
+    """
 
     def __init__(self) -> None:
-        self._client: redis.Redis | None = None
+        self._connection: Any = None  # a redis.Connection, whose methods are not typed
         self._lock = threading.Lock()
         self._failing = False
 
     def publish(self, changed: Mapping[int, int]) -> None:
-        try:
-            self._send(self._connected(), changed)
-            self._failing = False
-        except redis.RedisError as exc:
-            if not self._failing:
-                log.warning("changes are not announced to other processes: Redis is away", extra={"err": str(exc)})
-            self._failing = True
-
-    def _send(self, client: redis.Redis, changed: Mapping[int, int]) -> None:
-        if len(changed) == 1:
-            for account_id, modseq in changed.items():
-                client.publish(f"{CHANNEL_PREFIX}{account_id}", int(modseq))  # an enum would be written as its name
-            return
-        with client.pipeline(transaction=False) as pipeline:
-            for account_id, modseq in changed.items():
-                pipeline.publish(f"{CHANNEL_PREFIX}{account_id}", int(modseq))
-            pipeline.execute()
-
-    def _connected(self) -> redis.Redis:
         with self._lock:
-            if self._client is None:
-                self._client = redis.Redis.from_url(settings.MOX_CACHE_URL, socket_timeout=1, socket_connect_timeout=1)
-            return self._client
+            try:
+                self._connected().send_packed_command([b"".join(map(_publish_command, changed.items()))])
+                self._failing = False
+            except redis.RedisError as exc:
+                self._connection = None
+                if not self._failing:
+                    log.warning("changes are not announced to other processes: Redis is away", extra={"err": str(exc)})
+                self._failing = True
+
+    def _connected(self) -> Any:
+        if self._connection is None:
+            pool = redis.ConnectionPool.from_url(settings.MOX_CACHE_URL, socket_timeout=1, socket_connect_timeout=1)
+            connection: Any = pool.make_connection()
+            connection.connect()
+            connection.send_command("CLIENT", "REPLY", "OFF")
+            self._connection = connection
+        return self._connection
+
+
+def _publish_command(changed: tuple[int, int]) -> bytes:
+    account_id, modseq = changed
+    channel, number = b"%s%d" % (CHANNEL_PREFIX.encode(), account_id), b"%d" % modseq
+    return b"*3\r\n$7\r\nPUBLISH\r\n$%d\r\n%s\r\n$%d\r\n%s\r\n" % (len(channel), channel, len(number), number)
 
 
 _publisher = _Publisher()
@@ -92,13 +98,19 @@ class Subscription:
     ``modseq`` is the highest that was heard of: a session that is there already has nothing to ask.
     """
 
-    __slots__ = ("_hub", "account_id", "event", "modseq")
+    __slots__ = ("_hub", "account_id", "event", "missed", "modseq")
 
     def __init__(self, hub: ChangeHub, account_id: int) -> None:
         self._hub = hub
         self.account_id = account_id
         self.modseq = 0
+        self.missed = False  # something may have happened that was not heard of
         self.event = asyncio.Event()
+
+    def has_news(self, position: int) -> bool:
+        """Whether a session with this position has something to ask."""
+        missed, self.missed = self.missed, False
+        return missed or self.modseq > position
 
     def close(self) -> None:
         self._hub._remove(self)
@@ -113,9 +125,10 @@ class Subscription:
 
 
 class ChangeHub:
-    """The one listener of a process for changes of all accounts its sessions care about. Lives on an event loop."""
+    """The one listener of a process for changes of the accounts its sessions care about. Lives on an event loop."""
 
     def __init__(self) -> None:
+        self._wanted_changed = asyncio.Event()  # the accounts that somebody cares about are others
         self._subscriptions: dict[int, set[Subscription]] = {}
         self._ending_watchers: dict[int, list[Callable[[Ending], None]]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -140,18 +153,21 @@ class ChangeHub:
         """Be woken at changes of an account, until the subscription is closed."""
         subscription = Subscription(self, account_id)
         self._subscriptions.setdefault(account_id, set()).add(subscription)
+        self._wanted_changed.set()
         return subscription
 
     def watch_endings(self, account_id: int, ends: Callable[[Ending], None]) -> Callable[[], None]:
         """Have ``ends(why)`` called when sessions of an account are to end; what this gives stops that."""
         watchers = self._ending_watchers.setdefault(account_id, [])
         watchers.append(ends)
+        self._wanted_changed.set()
 
         def unwatch() -> None:
             with contextlib.suppress(ValueError):
                 watchers.remove(ends)
             if not watchers and self._ending_watchers.get(account_id) is watchers:
                 del self._ending_watchers[account_id]
+                self._wanted_changed.set()
 
         return unwatch
 
@@ -161,9 +177,12 @@ class ChangeHub:
             subscriptions.discard(subscription)
             if not subscriptions:
                 del self._subscriptions[subscription.account_id]
+                self._wanted_changed.set()
 
     def _changed_here(self, account_id: int, modseq: int) -> None:
         """Called by the writer's thread after a commit of this process."""
+        if account_id not in self._subscriptions and account_id not in self._ending_watchers:
+            return  # who subscribes from now on reads the account after that
         with self._pending_lock:
             first = not self._pending
             self._pending[account_id] = max(modseq, self._pending.get(account_id, 0))
@@ -187,23 +206,42 @@ class ChangeHub:
                 subscription.modseq = modseq
                 subscription.event.set()
 
-    def _wake_all(self) -> None:
-        for subscriptions in self._subscriptions.values():
-            for subscription in subscriptions:
-                subscription.event.set()
+    def _wake_all(self, account_id: int) -> None:
+        for subscription in self._subscriptions.get(account_id, ()):
+            subscription.missed = True
+            subscription.event.set()
 
     async def _listen(self) -> None:
         while True:
             client = redis.asyncio.Redis.from_url(settings.MOX_CACHE_URL)
             try:
-                async with client.pubsub(ignore_subscribe_messages=True) as pubsub:
-                    await pubsub.psubscribe(f"{CHANNEL_PREFIX}*")
-                    self._wake_all()  # something may have been missed before the subscription held
-                    async for message in pubsub.listen():
-                        channel: bytes = message["channel"]
-                        self._wake(int(channel[len(CHANNEL_PREFIX) :]), int(message["data"]))
-            except (redis.RedisError, OSError) as exc:
-                log.info("change notifications: Redis is away, trying again", extra={"err": str(exc)})
+                async with client.pubsub() as pubsub, asyncio.TaskGroup() as tasks:
+                    await pubsub.subscribe(NO_CHANNEL)  # a subscriber without any channel cannot listen
+                    tasks.create_task(self._ask_for_wanted(pubsub))
+                    tasks.create_task(self._hear(pubsub))
+            except* (redis.RedisError, OSError) as group:
+                log.info("change notifications: Redis is away, trying again", extra={"err": str(group.exceptions[0])})
                 await asyncio.sleep(RECONNECT_DELAY)
             finally:
                 await client.aclose()
+
+    async def _ask_for_wanted(self, pubsub: redis.asyncio.client.PubSub) -> None:
+        """Subscribe to the accounts that sessions of this process care about, and to no others."""
+        asked: set[int] = set()
+        while True:
+            self._wanted_changed.clear()
+            wanted = self._subscriptions.keys() | self._ending_watchers.keys()
+            if new := wanted - asked:
+                await pubsub.subscribe(*(f"{CHANNEL_PREFIX}{account_id}" for account_id in new))
+            if gone := asked - wanted:
+                await pubsub.unsubscribe(*(f"{CHANNEL_PREFIX}{account_id}" for account_id in gone))
+            asked = wanted
+            await self._wanted_changed.wait()
+
+    async def _hear(self, pubsub: redis.asyncio.client.PubSub) -> None:
+        async for message in pubsub.listen():
+            account_id = int(message["channel"][len(CHANNEL_PREFIX) :])
+            if message["type"] == "message":
+                self._wake(account_id, int(message["data"]))
+            elif message["type"] == "subscribe":
+                self._wake_all(account_id)  # something may have been missed before the subscription held

@@ -15,6 +15,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
+from django.db import connection
+
 from protocols.message.charset import clean_text, decode_bytes
 from protocols.message.source import Source, chunks
 from protocols.message.transfer import decode_stream
@@ -23,7 +25,6 @@ from server import db
 from . import content
 from .errors import ContentError
 from .models import Blob, ImportItem, Message
-from .rows import update_where
 from .targets import uid_conditions
 
 log = logging.getLogger(__name__)
@@ -106,9 +107,14 @@ def ensure(mailbox_id: int, uids: Sequence[int]) -> dict[int, str]:
 
 def store(previews: Iterable[tuple[int, str]]) -> None:
     """Give all messages of these contents their preview, as (blob id, preview), inside a transaction."""
-    for blob_id, text in previews:
-        update_where(Message, {"preview": text}, {"blob_id": blob_id})
-        update_where(ImportItem, {"preview": text}, {"blob_id": blob_id})
+    rows = [(text, blob_id) for blob_id, text in previews]
+    models: list[type[Message | ImportItem]] = [Message]
+    if ImportItem.objects.filter(blob_id__in=[blob_id for _, blob_id in rows]).exists():
+        models.append(ImportItem)
+    with connection.cursor() as cursor:
+        for model in models:
+            table = model._meta.db_table
+            cursor.executemany(f"UPDATE {table} SET preview = %s WHERE blob_id = %s", rows)  # noqa: S608 # our own names
 
 
 def _make(blob_ids: set[int]) -> dict[int, str]:

@@ -29,7 +29,17 @@ from .columns import BITS
 from .db import AccountTx, Counts, write_tx
 from .errors import ContentError
 from .flags import DELETED, SEEN
-from .models import SPECIAL_USES, UINT32_MAX, AccountState, Annotation, Blob, ChangeEvent, Mailbox, Message
+from .models import (
+    SPECIAL_USES,
+    UINT32_MAX,
+    AccountState,
+    Annotation,
+    Blob,
+    ChangeEvent,
+    Mailbox,
+    Message,
+    MessageDKIMDomain,
+)
 from .rows import update
 from .threads import ThreadKeys
 
@@ -180,6 +190,7 @@ def _renumber(tx: AccountTx, old: Mailbox) -> int:
     Annotation.objects.filter(mailbox_id=old.pk).update(mailbox=new, modseq=modseq)
     for column in ("mailbox_orig_id", "mailbox_destined_id"):
         Message.objects.filter(account_id=tx.account_id, **{column: old.pk}).update(**{column: new.pk})
+    MessageDKIMDomain.objects.filter(mailbox_orig_id=old.pk).update(mailbox_orig_id=new.pk)
     ids = list(Message.objects.filter(mailbox_id=old.pk, expunged=False).order_by("uid").values_list("pk", flat=True))
     for uid, pk in enumerate(ids, 1):
         update(Message, pk, {"mailbox_id": new.pk, "uid": uid, "create_modseq": modseq, "modseq": modseq})

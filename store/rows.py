@@ -8,13 +8,14 @@ update_where(QueueMessage, {"phase": "dot"}, {"id": [1, 2], "lease_token": token
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
 from typing import Any, Final, TypeAlias
 
-from django.db import DEFAULT_DB_ALIAS, connection, connections
+from django.db import connection
 from django.db.backends.base.base import BaseDatabaseWrapper
 from django.db.models import (
     BinaryField,
@@ -24,11 +25,12 @@ from django.db.models import (
     Field,
     ForeignKey,
     IntegerField,
+    JSONField,
     Model,
     TextField,
 )
 
-from server.statements import run
+from server.statements import database, run
 
 _Prepare: TypeAlias = "list[Callable[..., Any] | None]"
 
@@ -55,16 +57,16 @@ def insert(model: type[Model], values: Mapping[str, Any]) -> int:
 
     Raises TypeError for a column that the model lacks or that has no default.
     """
-    statement = _statement(model, connection.vendor)
+    connected = database()
+    statement = _statement(model, connected.vendor)
     unknown = values.keys() - statement.names
     if unknown:
         raise TypeError(f"{model.__name__} has no column {', '.join(sorted(unknown))}")
     params = []
-    database = connections[DEFAULT_DB_ALIAS]  # `connection` would look itself up for each column
     for column in statement.columns:
         if column.name in values:
             value = values[column.name]
-            params.append(value if column.prepare is None else column.prepare(value, database))
+            params.append(value if column.prepare is None else column.prepare(value, connected))
         elif column.default is _MISSING:
             raise TypeError(f"{model.__name__}.{column.name} has no default and was not given")
         else:
@@ -111,14 +113,14 @@ def reserve_ids(model: type[Model], count: int) -> list[int]:
 
 
 def _params(prepare: _Prepare, values: Mapping[str, Any]) -> list[Any]:
-    database = connections[DEFAULT_DB_ALIAS]
-    return [value if p is None else p(value, database) for p, value in zip(prepare, values.values(), strict=True)]
+    connected = database()
+    return [value if p is None else p(value, connected) for p, value in zip(prepare, values.values(), strict=True)]
 
 
 def _condition_params(prepare: _Prepare, conditions: Mapping[str, Any]) -> list[Any]:
-    database = connections[DEFAULT_DB_ALIAS]
+    connected = database()
     return [
-        single if p is None else p(single, database)
+        single if p is None else p(single, connected)
         for p, value in zip(prepare, conditions.values(), strict=True)
         for single in (value if isinstance(value, list) else (value,))
     ]
@@ -190,9 +192,15 @@ def _prepare(field: Field[Any, Any]) -> Callable[..., Any] | None:
         return None
     if type(field) is DateTimeField:
         return _moment
+    if type(field) is JSONField and field.encoder is None and connection.vendor == "sqlite":
+        return _json
     if not isinstance(field, _PLAIN):
         return field.get_db_prep_save
     return _plain_choice if field.choices else None
+
+
+def _json(value: Any, _: BaseDatabaseWrapper) -> str | None:
+    return None if value is None else json.dumps(value)
 
 
 def _plain_choice(value: Any, _: BaseDatabaseWrapper) -> Any:

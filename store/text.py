@@ -242,7 +242,7 @@ def _store(rows: list[BlobText], previews_of: Mapping[int, str]) -> int:
     ids = [row.blob_id for row in rows]
 
     def transact() -> int:
-        with db.write():
+        with db.write(durable=False):
             # A blob may have been collected in the meantime: only those that are there, and still due.
             due = set(Blob.objects.filter(pk__in=ids, text_due=True).values_list("pk", flat=True))
             again = set(BlobText.objects.filter(blob_id__in=due).values_list("blob_id", flat=True))

@@ -4,7 +4,8 @@
     placement = await writer.run([account_id], lambda tx: delivery.deliver(tx, new))
 
 All changes that are waiting are made in one transaction, each in a savepoint and with modification sequences of its
-own: one fsync for all of them, and a bad one fails alone. A future is done only after the commit.
+own: one fsync for all of them, and a bad one fails alone. A future is done only after the commit. Where all of them are
+said to be ``sure`` they are made without savepoints, and if one fails nevertheless, once more with them.
 """
 
 from __future__ import annotations
@@ -48,6 +49,9 @@ _duration = Histogram(
 )
 
 
+_group_duration = _duration.labels("group")
+
+
 @dataclass(slots=True)
 class _Change:
     account_ids: Sequence[int]
@@ -55,6 +59,7 @@ class _Change:
     future: Future[Any] | asyncio.Future[Any]
     loop: asyncio.AbstractEventLoop | None = None
     """Whose future it is, where it is one of asyncio."""
+    sure: bool = False
     outcome: Any = None
     error: BaseException | None = None
 
@@ -72,26 +77,29 @@ class GroupWriter:
         self._thread = threading.Thread(target=self._work, name="group-writer", daemon=True)
         self._thread.start()
 
-    def submit(self, account_ids: Sequence[int], job: Callable[[Tx], T]) -> Future[T]:
+    def submit(self, account_ids: Sequence[int], job: Callable[[Tx], T], *, sure: bool = False) -> Future[T]:
         """Have ``job(tx)`` run with these accounts locked; the future is done once that is committed.
 
         What the job raises undoes it and arrives in the future; so do server.db.DatabaseBusy and StorageFull. A job may
         run more than once (never after a commit): it must have no effect outside the database.
+
+        ``sure``: it hardly ever fails, and reads no counts of accounts and mailboxes but through ``tx``: those of the
+        jobs before it may not be written yet.
         """
         future: Future[T] = Future()
         if self._closed:
             future.set_exception(WriterClosed(_CLOSED))
             return future
-        self._queue.put(_Change(account_ids, job, future))
+        self._queue.put(_Change(account_ids, job, future, sure=sure))
         return future
 
-    async def run(self, account_ids: Sequence[int], job: Callable[[Tx], T]) -> T:
+    async def run(self, account_ids: Sequence[int], job: Callable[[Tx], T], *, sure: bool = False) -> T:
         """``submit`` for asyncio. A caller that is cancelled does not stop the change."""
         if self._closed:
             raise WriterClosed(_CLOSED)
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._queue.put(_Change(account_ids, job, future, loop))
+        self._queue.put(_Change(account_ids, job, future, loop, sure))
         return await future
 
     def close(self) -> None:
@@ -145,23 +153,51 @@ class GroupWriter:
     def _commit(self, group: list[_Change]) -> dict[int, int]:
         account_ids = {account_id for change in group for account_id in change.account_ids}
         _group_size.observe(len(group))
+        how = _change_each
+        if len(group) == 1:
+            how = _change_alone
+        elif all(change.sure for change in group):
+            how = _change_together
 
         def transact() -> dict[int, int]:
-            with _duration.labels("group").time(), db.write():
+            with _group_duration.time(), db.write():
                 tx = locked(account_ids)
-                if len(group) == 1:
-                    with tx.change(alone=True):
-                        group[0].outcome = group[0].job(tx)
-                else:
-                    _change_each(tx, group)
+                how(tx, group)
                 faults.point("store.before_commit")
             return tx.changed()
 
-        return db.retrying(transact)
+        try:
+            return db.retrying(transact)
+        except _OneFailed:
+            how = _change_each
+            return db.retrying(transact)
+
+
+def _change_alone(tx: Tx, group: list[_Change]) -> None:
+    with tx.change(alone=True):
+        group[0].outcome = group[0].job(tx)
+
+
+def _change_together(tx: Tx, group: list[_Change]) -> None:
+    """All or none. Raises _OneFailed."""
+    for change in group:
+        tx.begin_change()
+        try:
+            change.outcome = change.job(tx)
+        except OperationalError:
+            raise
+        except Exception as exc:
+            raise _OneFailed from exc
+    tx.flush()
+
+
+class _OneFailed(Exception):
+    """One of several changes failed, and those before and after it have to be made without it."""
 
 
 def _change_each(tx: Tx, group: list[_Change]) -> None:
     for change in group:
+        change.outcome = None
         try:
             with tx.change():
                 change.outcome = change.job(tx)

@@ -45,15 +45,23 @@ def data_dir() -> Path:
 
 
 @pytest.fixture(scope="session")
+def template(directory: Path) -> Path:
+    """A data directory as a first start leaves it, for servers of tests' own; there once ``database`` is."""
+    return directory / "template"
+
+
+@pytest.fixture(scope="session")
 def server_ip() -> str:
     """The address of this worker's server."""
     return f"127.0.{installation.worker_number()}.1"
 
 
 @pytest.fixture(scope="session")
-def database(data_dir: Path, server_ip: str) -> None:
+def database(data_dir: Path, server_ip: str, template: Path) -> None:
     """The database of this worker, with settings, the domain localhost and the account mox."""
     localserve.set_up(data_dir, server_ip)
+    if not installation.ON_POSTGRESQL:
+        installation.keep_template(data_dir, template)
 
 
 @pytest.fixture

@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import atexit
+import contextlib
+import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import tempfile
 from dataclasses import dataclass
@@ -15,6 +18,8 @@ from pathlib import Path
 
 ON_POSTGRESQL = os.environ.get("TEST_DATABASE") == "postgresql"
 """Whether this run is the one on PostgreSQL and a Redis of its own: `make test-database` sets the variable."""
+
+DATABASE = "mox.sqlite3"  # in a data directory
 
 NO_DELAYS = {
     "MOX_SMTP_BAD_CLIENT_DELAY": "0",
@@ -35,6 +40,8 @@ def prepare() -> Path:
     os.environ["DJANGO_SETTINGS_MODULE"] = "mox_project.settings"
     os.environ["MOX_DATA_DIR"] = str(directory / "data")
     os.environ.update(NO_DELAYS)
+    # Tests start many processes: without its bytecode each would compile the project once more, for most of a second.
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     from mox_project import localserve
 
     localserve.claim(directory / "data")
@@ -45,6 +52,24 @@ def prepare() -> Path:
         os.environ["MOX_BROKER_URL"] = redis.url.replace("unix://", "redis+socket://") + "?virtual_host=0"
         os.environ["MOX_CHANNEL_URL"] = f"{redis.url}?db=2"
     return directory
+
+
+def keep_template(data_dir: Path, template: Path) -> None:
+    """Keep a data directory as it is, while nobody else uses it, to make others from it."""
+    names = ("*.sqlite3*", "run", "tmp")
+    shutil.copytree(data_dir, template, ignore=shutil.ignore_patterns(*names))
+    with (
+        contextlib.closing(sqlite3.connect(data_dir / DATABASE)) as source,
+        contextlib.closing(sqlite3.connect(template / DATABASE)) as copy,
+    ):
+        source.backup(copy)
+
+
+def copy_template(template: Path, directory: Path, ip: str) -> None:
+    """Make the data directory of a localserve on this address, as if it had been started and stopped once."""
+    shutil.copytree(template, directory)
+    with contextlib.closing(sqlite3.connect(directory / DATABASE)) as database, database:
+        database.execute("UPDATE server_listener SET ips = ?", [json.dumps([ip])])
 
 
 def _remove(directory: Path, pid: int) -> None:

@@ -45,38 +45,77 @@ class Migration(migrations.Migration):
         ),
         migrations.AddIndex(
             model_name='message',
-            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), models.Q(('remote_ip_masked1', ''), _negated=True)), fields=['account', 'remote_ip_masked1', 'received'], name='message_rep_ip1'),
+            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), ('expunged', False), models.Q(('remote_ip_masked1', ''), _negated=True)), fields=['mailbox_orig_id', 'remote_ip_masked1', 'received'], name='message_rep_ip1'),
         ),
         migrations.AddIndex(
             model_name='message',
-            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), models.Q(('remote_ip_masked2', ''), _negated=True)), fields=['account', 'remote_ip_masked2', 'received'], name='message_rep_ip2'),
+            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), ('expunged', False), models.Q(('remote_ip_masked2', ''), _negated=True)), fields=['mailbox_orig_id', 'remote_ip_masked2', 'received'], name='message_rep_ip2'),
         ),
         migrations.AddIndex(
             model_name='message',
-            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), models.Q(('remote_ip_masked3', ''), _negated=True)), fields=['account', 'remote_ip_masked3', 'received'], name='message_rep_ip3'),
+            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), ('expunged', False), models.Q(('remote_ip_masked3', ''), _negated=True)), fields=['mailbox_orig_id', 'remote_ip_masked3', 'received'], name='message_rep_ip3'),
         ),
         migrations.AddIndex(
             model_name='message',
-            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), models.Q(('ehlo_domain', ''), _negated=True)), fields=['account', 'ehlo_domain', 'received'], name='message_rep_ehlo'),
+            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), ('ehlo_validated', True), ('expunged', False), models.Q(('ehlo_domain', ''), _negated=True)), fields=['mailbox_orig_id', 'ehlo_domain', 'received'], name='message_rep_ehlo'),
         ),
         migrations.AddIndex(
             model_name='message',
-            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), models.Q(('mail_from_domain', ''), _negated=True)), fields=['account', 'mail_from_domain', 'received'], name='message_rep_mailfrom'),
+            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), ('expunged', False), ('mail_from_validated', True), models.Q(('mail_from_domain', ''), _negated=True)), fields=['mailbox_orig_id', 'mail_from_domain', 'received'], name='message_rep_mailfrom'),
         ),
         migrations.AddIndex(
             model_name='message',
-            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), models.Q(('msg_from_domain', ''), _negated=True)), fields=['account', 'msg_from_domain', 'received'], name='message_rep_msgfrom'),
+            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), ('expunged', False), models.Q(('msg_from_domain', ''), _negated=True)), fields=['mailbox_orig_id', 'msg_from_domain', 'msg_from_validated', 'received'], name='message_rep_msgfrom'),
         ),
         migrations.AddIndex(
             model_name='message',
-            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), models.Q(('msg_from_localpart', ''), _negated=True)), fields=['account', 'msg_from_localpart', 'msg_from_domain', 'received'], name='message_rep_address'),
+            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), ('expunged', False), models.Q(('msg_from_org_domain', ''), _negated=True)), fields=['mailbox_orig_id', 'msg_from_org_domain', 'msg_from_validated', 'received'], name='message_rep_orgdomain'),
         ),
         migrations.AddIndex(
             model_name='message',
-            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), models.Q(('msg_from_org_domain', ''), _negated=True)), fields=['account', 'msg_from_org_domain', 'received'], name='message_rep_orgdomain'),
+            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), ('expunged', False), ('mail_from_validated', True), models.Q(('mail_from_localpart', ''), _negated=True)), fields=['mailbox_orig_id', 'mail_from_localpart', 'mail_from_domain', 'received'], name='message_rep_mailaddress'),
+        ),
+        migrations.AddIndex(
+            model_name='message',
+            index=models.Index(condition=models.Q(models.Q(models.Q(('junk', True), ('notjunk', False)), models.Q(('junk', False), ('notjunk', True)), _connector='OR'), ('expunged', False), models.Q(('msg_from_localpart', ''), _negated=True)), fields=['mailbox_orig_id', 'msg_from_localpart', 'msg_from_domain', 'msg_from_validated', 'received'], name='message_rep_address'),
         ),
         migrations.AddIndex(
             model_name='message',
             index=models.Index(condition=models.Q(models.Q(('expunged', False), ('junk', True), ('notjunk', False), models.Q(('trained_junk__isnull', True), ('trained_junk', False), _connector='OR')), models.Q(('expunged', False), ('junk', False), ('notjunk', True), models.Q(('trained_junk__isnull', True), ('trained_junk', True), _connector='OR')), models.Q(models.Q(('expunged', True), models.Q(('junk', True), ('notjunk', True)), models.Q(('junk', False), ('notjunk', False)), _connector='OR'), ('trained_junk__isnull', False)), _connector='OR'), fields=['account'], name='message_training_due'),
+        ),
+        migrations.RemoveIndex(
+            model_name='messagedkimdomain',
+            name='dkim_domain_reputation',
+        ),
+        migrations.AddField(
+            model_name='messagedkimdomain',
+            name='junk',
+            field=models.BooleanField(help_text='What the user called the message; null: nothing.', null=True),
+        ),
+        migrations.AddField(
+            model_name='messagedkimdomain',
+            name='mailbox_orig_id',
+            field=models.BigIntegerField(null=True),
+        ),
+        migrations.RunSQL(
+            """
+            UPDATE store_messagedkimdomain SET
+                mailbox_orig_id = (
+                    SELECT m.mailbox_orig_id FROM store_message m WHERE m.id = store_messagedkimdomain.message_id
+                ),
+                junk = (
+                    SELECT CASE WHEN m.junk = m.notjunk THEN NULL ELSE m.junk END
+                    FROM store_message m WHERE m.id = store_messagedkimdomain.message_id
+                )
+            """,
+            migrations.RunSQL.noop,
+        ),
+        migrations.RunSQL(
+            "DELETE FROM store_messagedkimdomain WHERE message_id IN (SELECT id FROM store_message WHERE expunged)",
+            migrations.RunSQL.noop,
+        ),
+        migrations.AddIndex(
+            model_name='messagedkimdomain',
+            index=models.Index(condition=models.Q(('junk__isnull', False)), fields=['mailbox_orig_id', 'domain', 'received'], name='dkim_domain_reputation'),
         ),
     ]

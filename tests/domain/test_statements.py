@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from accounts.models import Account, Address
-from server.statements import ModelStatement, Statement
+from server.statements import ModelStatement, Statement, together
 from store.models import Mailbox
 
 pytestmark = pytest.mark.database
@@ -35,3 +35,13 @@ def test_lists_of_different_lengths(account: Account) -> None:
 def test_a_query_with_a_value_of_its_own_is_refused(account: Account) -> None:
     with pytest.raises(TypeError, match="parameters of its own"):
         labelled.rows(account.pk)
+
+
+def test_statements_asked_together_give_what_each_gives(account: Account) -> None:
+    by_name: Statement[tuple[int, str]] = Statement(
+        lambda name: Account.objects.filter(name=name).values_list("pk", "name")
+    )
+    by_id: Statement[tuple[int, str]] = Statement(lambda pk: Account.objects.filter(pk=pk).values_list("pk", "name"))
+    mine = (account.pk, account.name)
+    assert together([(by_name, (account.name,)), (by_id, (-1,)), (by_id, (account.pk,))]) == [[mine], [], [mine]]
+    assert together([]) == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 
 import pytest
 
@@ -78,7 +79,8 @@ def test_what_joins_a_delivery_is_stored_or_undone_with_it(account: Account) -> 
     assert "New" not in {view.name for view in reading.mailboxes(account.pk).views}
 
 
-def test_a_bad_change_of_a_group_fails_alone(account: Account) -> None:
+@pytest.mark.parametrize("sure", [False, True])
+def test_a_bad_change_of_a_group_fails_alone(account: Account, sure: bool) -> None:
     writer = GroupWriter()
     gate = threading.Event()
 
@@ -89,10 +91,13 @@ def test_a_bad_change_of_a_group_fails_alone(account: Account) -> None:
         deliver(tx, Delivery(account.pk, "", new()))
         raise ValueError("bad message")
 
+    def good_one() -> Future[Placement]:
+        return writer.submit([account.pk], lambda tx: deliver(tx, Delivery(account.pk, "", new())), sure=sure)
+
     first = writer.submit([account.pk], wait)  # while it is written, the others gather for the next commit
-    good = [writer.submit([account.pk], lambda tx: deliver(tx, Delivery(account.pk, "", new()))) for _ in range(3)]
-    failed = writer.submit([account.pk], bad)
-    good += [writer.submit([account.pk], lambda tx: deliver(tx, Delivery(account.pk, "", new()))) for _ in range(3)]
+    good = [good_one() for _ in range(3)]
+    failed = writer.submit([account.pk], bad, sure=sure)
+    good += [good_one() for _ in range(3)]
     gate.set()
     first.result(30)
     placements = [future.result(30) for future in good]

@@ -46,8 +46,8 @@ def dns_servers(directory: Path) -> Iterator[NameServers]:
 
 
 @pytest.fixture
-def own_server(directory: Path) -> Iterator[Callable[[], Server]]:
-    """Makes servers with a new directory and address of their own, not started: for tests that kill or restart."""
+def new_server(directory: Path) -> Iterator[Callable[[], Server]]:
+    """Makes servers with an address of their own and a directory that is not there yet, not started."""
     made: list[Server] = []
 
     def make() -> Server:
@@ -59,6 +59,18 @@ def own_server(directory: Path) -> Iterator[Callable[[], Server]]:
     for own in made:
         if own.is_running():
             own.kill()
+
+
+@pytest.fixture
+def own_server(database: None, template: Path, new_server: Callable[[], Server]) -> Callable[[], Server]:
+    """The same with a directory as a first start leaves it: for tests that kill, restart or configure a server."""
+
+    def make() -> Server:
+        server = new_server()
+        installation.copy_template(template, server.directory, server.ip)
+        return server
+
+    return make
 
 
 @pytest.fixture

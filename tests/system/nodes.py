@@ -27,17 +27,17 @@ from datetime import timedelta
 from ipaddress import ip_address
 import django
 django.setup()
-from django.core.management import call_command
 from accounts import dkim
 from accounts.accounts import create_account
 from accounts.domains import create_domain
 from accounts.passwords import set_password
+from mox_project import upgrade
 from server import db, tls
 from server.models import EndpointKind, Listener, ListenerEndpoint, ServerSettings, TLSMode
 from server.selfsigned import make_self_signed
 
 given = json.load(sys.stdin)
-call_command("migrate", verbosity=0)
+upgrade.bring_up_to_date(automatic=True)
 make_self_signed(*tls.self_signed_pair(), [given["hostname"]], [ip_address("127.0.0.1")])
 with db.write():
     ServerSettings(hostname=given["hostname"], postmaster_account=given["account"]).save()

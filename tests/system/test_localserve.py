@@ -42,8 +42,8 @@ def localserve(*options: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def test_a_new_directory_is_served_and_the_stop_is_clean(own_server: OwnServer) -> None:
-    server = own_server()
+def test_a_new_directory_is_served_and_the_stop_is_clean(new_server: OwnServer) -> None:
+    server = new_server()
     server.start("--ip", server.ip)
     assert greeting(server, server.smtp_port).startswith(b"220 localhost ESMTP mox\r\n")
     assert greeting(server, server.imap_port).startswith(b"* OK [CAPABILITY ")
@@ -98,8 +98,8 @@ def test_a_directory_that_is_served_already_is_refused(server: Server) -> None:
     assert f"process {server.pid} is serving {server.directory} already" in refused.stderr
 
 
-def test_an_address_in_use_is_named(server: Server, own_server: OwnServer) -> None:
-    other = own_server()
+def test_an_address_in_use_is_named(server: Server, new_server: OwnServer) -> None:
+    other = new_server()
     other.start("--ip", server.ip, wait=False)
     assert other.wait_for_end(START_TIMEOUT) == 1
     assert re.search(rf"cannot bind {server.ip}:1025 for smtp: process \d+ \(python\S*\) listens there", other.tail())

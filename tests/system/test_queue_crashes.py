@@ -118,8 +118,6 @@ def test_it_delivers_everything_though_the_worker_dies_at(
     own_server: OwnServer, elsewhere: Sink, fault: str, *, doubles: bool
 ) -> None:
     server = own_server()
-    server.start("--ip", server.ip, "--initonly", wait=False)
-    assert server.wait_for_end() == 0
     route_everything(server, elsewhere)
     with running(server, env={**FAST, "MOX_FAULT": f"{fault}:5"}):
         recipients = {f"n{n}x@far.example" for n in range(15) if submit(server, n) or submit(server, n)}
@@ -136,8 +134,6 @@ def test_it_delivers_everything_though_processes_are_killed_at_any_moment(
     own_server: OwnServer, elsewhere: Sink
 ) -> None:
     server = own_server()
-    server.start("--ip", server.ip, "--initonly", wait=False)
-    assert server.wait_for_end() == 0
     route_everything(server, elsewhere)
     with running(server, env=FAST):
         accepted: set[str] = set()

@@ -58,8 +58,8 @@ def refused_submission(server: Server, number: int, body: str) -> int:
         return refused.value.smtp_code
 
 
-def test_a_full_disk_refuses_for_now_and_keeps_what_was_acknowledged(own_server: OwnServer) -> None:
-    server = own_server()
+def test_a_full_disk_refuses_for_now_and_keeps_what_was_acknowledged(new_server: OwnServer) -> None:
+    server = new_server()
     with small_disk(server.directory.parent / f"disk-{server.ip}"):
         server.directory = server.directory.parent / f"disk-{server.ip}" / "data"
         server.start("--ip", server.ip)

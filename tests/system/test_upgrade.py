@@ -23,13 +23,16 @@ KNOWN_MODSEQ = 5  # of a client that was last here before the flags were set
 ATTACHMENT = b"".join(hashlib.sha256(bytes([i % 256, i // 256])).digest() for i in range(300)) * 12
 
 
-def test_a_directory_of_the_previous_release_is_opened_with_all_its_mail(own_server: Callable[[], Server]) -> None:
-    server = own_server()
+def test_a_directory_of_the_previous_release_is_opened_with_all_its_mail(
+    database: None, template: Path, new_server: Callable[[], Server]
+) -> None:
+    server = new_server()
     unpack(PREVIOUS, server)
     server.start()
     copies = list(server.directory.glob("mox.sqlite3.before-*"))
     assert copies, "it was migrated without a copy of the database"
     assert "mox.sqlite3.before-" in "".join(server.output), "the copy is not told of"
+    assert tables(server.directory) == tables(template), "migrations lead elsewhere than what a new directory gets"
 
     wire = Wire(server.ip, server.imap_port)
     wire.ok("LOGIN mox@localhost moxmoxmox")
@@ -58,6 +61,25 @@ def test_a_directory_of_the_previous_release_is_opened_with_all_its_mail(own_ser
     assert queued["recipient"] == "queuetemperror@localhost"
     mox(server, "store", "check")  # fails with what it finds
     assert server.stop() == 0
+
+
+def tables(directory: Path) -> dict[tuple[str, str], list[str]]:
+    """What the tables and indexes of a directory are made of, by kind and name; columns in any order."""
+    with contextlib.closing(sqlite3.connect(directory / "mox.sqlite3")) as database:
+        made = database.execute("SELECT type, name, sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'").fetchall()
+    return {(kind, name): parts(sql) if kind == "table" else [sql] for kind, name, sql in made}
+
+
+def parts(statement: str) -> list[str]:
+    """What stands between the commas of a statement's outermost parentheses."""
+    found, depth = [""], 0
+    for character in statement.partition("(")[2].rstrip()[:-1]:
+        depth += (character == "(") - (character == ")")
+        if character == "," and not depth:
+            found.append("")
+        else:
+            found[-1] += character
+    return sorted(part.strip() for part in found)
 
 
 def unpack(release: str, server: Server) -> None:
