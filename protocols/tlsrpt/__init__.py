@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from .failures import DANE_REQUIRED, MX_MISMATCH, TLSA_UNUSABLE, Failure, failed, failure, succeeded, tlsa_failure
+from .failures import MX_MISMATCH, TLSA_UNUSABLE, Failure, failure, tlsa_failure
 from .parsing import BadReport, parse_message, parse_report, parse_result
 from .record import ErrorKind, TlsRptError, TlsRptRecord, lookup, parse_record
 from .report import FailureDetail, Policy, PolicyType, Report, Result, merge
 
 __all__ = [
-    "DANE_REQUIRED",
     "MX_MISMATCH",
     "TLSA_UNUSABLE",
     "BadReport",
@@ -21,7 +20,6 @@ __all__ = [
     "Result",
     "TlsRptError",
     "TlsRptRecord",
-    "failed",
     "failure",
     "lookup",
     "merge",
@@ -29,6 +27,5 @@ __all__ = [
     "parse_record",
     "parse_report",
     "parse_result",
-    "succeeded",
     "tlsa_failure",
 ]

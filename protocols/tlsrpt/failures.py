@@ -2,7 +2,8 @@
 
 The terms for what goes wrong with a connection come with it: of handshakes and STARTTLS in
 `protocols.smtpclient.tlspolicy`, of certificates in `protocols.pkix` and `protocols.dane`, of policies in
-`protocols.mtasts`. Here are the others, and what makes results of all of them.
+`protocols.mtasts`. Here are the others, and what tells of all of them. ``dane-required`` is never said: there is no
+setting that demands DANE.
 """
 
 from __future__ import annotations
@@ -13,8 +14,6 @@ from protocols.dns import DNSError
 from protocols.mtasts import StsError
 from protocols.pkix import TLSProblem
 
-from .report import FailureDetail, Policy, Result
-
 Failure: TypeAlias = tuple[str, str]
 """Result type, and failure reason code or ""."""
 
@@ -22,8 +21,6 @@ MX_MISMATCH: Final = ("validation-failure", "mtasts-policy-mx-mismatch")
 """A host that the MTA-STS policy does not have."""
 TLSA_UNUSABLE: Final = ("tlsa-invalid", "all-unusable-records+ignored")
 """There are TLSA records, none of a kind that counts: TLS is required, certificates are not verified."""
-DANE_REQUIRED: Final = ("dane-required", "")
-"""DANE was demanded by configuration, and there are no TLSA records."""
 
 
 def failure(cause: TLSProblem | StsError | DNSError) -> Failure:
@@ -40,22 +37,3 @@ def tlsa_failure(error: DNSError) -> Failure:
     """As `failure`, for TLSA records that could not be looked up."""
     _, reason = failure(error)
     return "dnssec-invalid", reason.replace("dns-extended-error-", "extended-dns-error-")
-
-
-def succeeded(policy: Policy) -> Result:
-    """One session that was secured as the policy has it."""
-    return Result(policy, successes=1)
-
-
-def failed(
-    policy: Policy, cause: Failure, *, sending_ip: str = "", mx: str = "", receiving_ip: str = "", text: str = ""
-) -> Result:
-    """One session that was not, or that did not come about; ``text``: what more there is to say."""
-    detail = FailureDetail(
-        *cause,
-        sending_mta_ip=sending_ip,
-        receiving_mx_hostname=mx,
-        receiving_ip=receiving_ip,
-        additional_information=text,
-    )
-    return Result(policy, failures=1, details=(detail,))

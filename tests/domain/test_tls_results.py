@@ -22,7 +22,7 @@ from mailqueue.tlsresults import (
     tlsa_policy,
 )
 from protocols.mtasts import parse_policy
-from protocols.tlsrpt import MX_MISMATCH, Policy, Result, failed, parse_result, succeeded
+from protocols.tlsrpt import MX_MISMATCH, Failure, FailureDetail, Policy, Result, parse_result
 from server import db
 from server.models import ServerSettings
 
@@ -46,6 +46,15 @@ def _set(**values: bool) -> None:
 
 def no_policy(domain: str) -> Policy:
     return Policy("no-policy-found", domain)
+
+
+def succeeded(policy: Policy) -> Result:
+    return Result(policy, successes=1)
+
+
+def failed(policy: Policy, failure: Failure, *, sending_ip: str = "", mx: str = "") -> Result:
+    detail = FailureDetail(*failure, sending_mta_ip=sending_ip, receiving_mx_hostname=mx)
+    return Result(policy, failures=1, details=(detail,))
 
 
 def observe(*results: Result, recipient: str, is_host: bool = False, send_report: bool = True) -> None:
