@@ -55,7 +55,7 @@ log = logging.getLogger(__name__)
 MAX_RECEIVED: Final = 100  # Received fields; a message with more goes round in circles (RFC 5321 6.3)
 DSN_TRIES: Final = 3  # at a DSN: who fails may change while it is written
 OVER_QUOTA: Final = Reply(452, "4.2.2", "mailbox is full, try again later")
-SMALL: Final = 16 * 1024  # bytes of a message that is taken apart at once: to hand it to a thread costs as much
+SMALL: Final = 16 * 1024  # bytes of a message that is taken apart between others
 KNOWN_ADDRESSES: Final = 4096  # clients whose networks are remembered: senders come again
 
 _TLS_VERSIONS: Final = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
@@ -139,10 +139,8 @@ async def deliver(
         await bridge.call(check_loop, message.content.data)
         records.record(about, _entries(outcomes.values(), ()))
         return list(outcomes.values())
-    if message.content.size <= min(SMALL, settings.MOX_BLOB_INLINE_MAX):
-        received = prepare(message, rules)
-    else:
-        received = await bridge.call(prepare, message, rules)
+    is_small = message.content.size <= min(SMALL, settings.MOX_BLOB_INLINE_MAX)
+    received = await (bridge.brief if is_small else bridge.call)(prepare, message, rules)
     about = replace(about, author=received.author, envelope=received.blob.part.envelope)
     try:
         case = await _case(message, received, around, spf_known)
@@ -274,7 +272,7 @@ def _copies(recipients: Sequence[Recipient]) -> Iterator[tuple[Path, int]]:
 def prepare(message: Message, rules: Rules) -> Prepared:
     """What is known of a message without asking anybody; content of some size is on disk afterwards.
 
-    For a thread, unless the message is small. Raises SMTPError for a message that is refused, StorageFull.
+    For a pool thread. Raises SMTPError for a message that is refused, StorageFull.
     """
     check_loop(message.content.data)
     blob = blobs.prepare(without_results_of(message.peer.hostname, message.content.data))
