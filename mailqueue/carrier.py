@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Final, Protocol
 
@@ -179,7 +181,8 @@ class Carrier:
 
     async def _transmit(self, line: Line, members: Sequence[Claimed], sending: _Sending) -> Delivery:
         message = members[0].message
-        other_form = line.session.extensions.smtputf8 and message.dsn_utf8 is not None
+        extensions = line.session.extensions
+        other_form = extensions.smtputf8 and extensions.eight_bit_mime and message.dsn_utf8 is not None
         with message.reader(smtputf8=other_form) as content, self._interruptions.allowed():
             delivery = await line.session.deliver(
                 path_of(message.sender_localpart, message.sender_domain),
@@ -318,6 +321,24 @@ def outcome_of_error(error: SMTPError, over: Connection = NO_CONNECTION) -> Outc
 def is_policy(outcome: Outcome) -> bool:
     """Whether the other server refused for its security or its policy (RFC 3463 section 3.8)."""
     return outcome.by_remote and outcome.secode.startswith("7.")
+
+
+@contextmanager
+def counted(host: str) -> Iterator[None]:
+    """Count the connection that is made in here."""
+    result = "error"
+    try:
+        yield
+        result = "ok"
+    except SMTPError as exc:
+        result = "timeout" if "timeout" in str(exc) else "error"
+        log.info("no connection for delivery", extra={"remote": host, "err": str(exc)})
+        raise
+    except asyncio.CancelledError:
+        result = "canceled"
+        raise
+    finally:
+        connections.labels(result).inc()
 
 
 def observe_command(command: str, code: int, enhanced: str, seconds: float) -> None:

@@ -26,15 +26,17 @@ from store.writer import GroupWriter
 
 from . import leases, results
 from .carrier import Carrier
+from .direct import DirectConnector, Hint, Network
 from .interruptions import Interrupted, Interruptions
 from .journal import Entry, Journal
 from .leases import Claimed, Group, Lease, LostLease
 from .outcomes import Outcome, Status, suppressed
-from .plans import Impossible, plan
+from .plans import Impossible, Plan, plan
 from .relay import RelayConnector
 from .results import Result
 from .schedule import Schedule
 from .steps import Step
+from .tlsresults import Observation
 
 log = logging.getLogger(__name__)
 
@@ -60,17 +62,22 @@ deliveries = Histogram(
 class Drain:
     """One run of a delivery task. `stop` may be called from any thread."""
 
-    def __init__(self, lease: Lease, journal: Journal, database: Threads, writer: GroupWriter) -> None:
+    def __init__(
+        self, lease: Lease, journal: Journal, database: Threads, writer: GroupWriter, network: Network
+    ) -> None:
         self.lease = lease
         self._journal = journal
         self._database = database
         self._writer = writer
+        self._network = network
         self._schedule = Schedule.of_server()
         self._next: Group | None = None  # claimed, for when this one is done
         self._claiming = True  # another group may be claimed
         self._sender = 0  # the account whose turn it is
         self._unstored: list[Settled] = []
         self._noting: list[asyncio.Task[None]] = []  # entries on their way into the journal, for what is unstored
+        self._observations: list[Observation] = []
+        self._hints: list[Hint] = []
         self._storing: asyncio.Task[Group | None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._interruptions = Interruptions()
@@ -151,7 +158,14 @@ class Drain:
             wanted = await self._call(lambda: plan(group, ServerSettings.current()))
         except Impossible as exc:
             return {member.message.pk: exc.outcome for member in group.members}
-        return await self._carrier.deliver(group.members, RelayConnector(wanted), delivering)
+        if isinstance(wanted, Plan):
+            return await self._carrier.deliver(group.members, RelayConnector(wanted), delivering)
+        connector = DirectConnector(wanted, self._network, self._database, group.first.kind)
+        delivering.connector = connector
+        try:
+            return await self._carrier.deliver(group.members, connector, delivering)
+        finally:
+            self.learn(connector)
 
     # The database.
 
@@ -170,6 +184,11 @@ class Drain:
         entry = Entry(self.lease.token, tuple((member.message.pk, outcome) for member, outcome in answered))
         self._noting.append(asyncio.create_task(self._call(self._note, entry)))
         self._store_later(answered)
+
+    def learn(self, connector: DirectConnector) -> None:
+        """What was seen of others' TLS is stored with the next commit: that of what came of the attempt."""
+        self._observations += connector.observations()
+        self._hints += connector.take_hints()
 
     def _note(self, entry: Entry) -> None:
         self._journal.append(entry)
@@ -201,16 +220,20 @@ class Drain:
     async def _commit_now(self, dot: Sequence[int] = (), *, claim: bool = False) -> Group | None:
         unstored, self._unstored = self._unstored, []
         noting, self._noting = self._noting, []
-        if not (unstored or dot or claim):
+        observations, self._observations = self._observations, []
+        hints, self._hints = self._hints, []
+        if not (unstored or dot or claim or observations):
             return None
         try:
-            step = Step(self.lease, self._schedule, await self._decided(unstored), dot, claim, self._sender)
+            decided = await self._decided(unstored)
+            step = Step(self.lease, self._schedule, decided, dot, claim, self._sender, observations, hints)
             claimed = await self._write(step)
         except LostLease:
             await self._forget_notes(noting)
             raise
         except BaseException:
             self._unstored, self._noting = unstored + self._unstored, noting + self._noting
+            self._observations, self._hints = observations + self._observations, hints + self._hints
             raise
         await self._forget_notes(noting)
         return claimed
@@ -279,6 +302,7 @@ class _Delivering:
     def __init__(self, drain: Drain) -> None:
         self.settled: set[int] = set()
         """Messages whose end of data was answered: the drain knows."""
+        self.connector: DirectConnector | None = None
         self._drain = drain
 
     async def before_dot(self, members: Sequence[Claimed]) -> None:
@@ -286,4 +310,6 @@ class _Delivering:
 
     async def after_reply(self, settled: Sequence[Settled]) -> None:
         self.settled.update(member.message.pk for member, _ in settled)
+        if self.connector is not None:
+            self._drain.learn(self.connector)
         self._drain.settle(settled)

@@ -28,6 +28,8 @@ class Connection:
     local_ip: str = ""
     tls_mode: str = ""
     tls_version: str = ""
+    dane: bool = False
+    mtasts_mode: str = ""
 
     def between(self, remote_ip: str, local_ip: str) -> Connection:
         return replace(self, remote_ip=remote_ip, local_ip=local_ip)

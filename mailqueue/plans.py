@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import Final
+
+from django.conf import settings as environment
 
 from accounts.models import Transport
 from protocols.names import Domain as DomainName
 from protocols.names import IPDomain, own_hostname, parse_domain
-from protocols.pkix import ServerName
-from protocols.smtpclient import PKIX, Credentials, Timeouts, TLSMode, TLSPolicy
+from protocols.pkix import Roots, ServerName
+from protocols.smtpclient import PKIX, Credentials, Dialer, Timeouts, TLSMode, TLSPolicy, dial
 from protocols.smtpclient.authentication import DEFAULT_MECHANISMS
+from protocols.smtpclient.proxied import Proxied
+from protocols.socks import Proxy
 from server.models import Listener, ServerSettings
+from server.statements import Statement
 
 from . import network
 from .leases import Group
+from .models import MessageKind, QueueMessage
 from .outcomes import Outcome, Status
+from .paths import path_of
 from .routing import UnknownTransport
 
 PORTS: Final = {Transport.Kind.SMTP: 25, Transport.Kind.SUBMISSION: 587, Transport.Kind.SUBMISSIONS: 465}
@@ -54,7 +61,28 @@ class Plan:
     """In one transaction; 0: as many as the server takes."""
 
 
-def plan(group: Group, settings: ServerSettings) -> Plan:
+@dataclass(frozen=True, slots=True)
+class DirectPlan:
+    """How to deliver to the hosts of a recipient's domain. Messages with equal plans can share a connection."""
+
+    domain: IPDomain
+    """Of the recipients, as the message has it."""
+    hello: IPDomain
+    roots: Roots
+    require_tls: bool | None = None
+    """As `QueueMessage` has it."""
+    plaintext_retry: bool = True
+    """Whether a message may go out in the clear where TLS was tried and failed."""
+    transport: str = ""
+    ipv4: bool = True
+    ipv6: bool = True
+    local_addresses: tuple[IPAddress, ...] = ()
+    """What connections come from, at most one of each family."""
+    dialer: Dialer = dial
+    pedantic: bool = False
+
+
+def plan(group: Group, settings: ServerSettings) -> Plan | DirectPlan:
     """How to deliver a group. Raises Impossible."""
     if isinstance(group.way, UnknownTransport):
         raise Impossible(Outcome(Status.TEMPORARY, str(group.way), secode="3.5"))
@@ -62,13 +90,13 @@ def plan(group: Group, settings: ServerSettings) -> Plan:
     if transport is None or transport.kind == Transport.Kind.DIRECT:
         if settings.localserve:
             return _to_ourselves(transport.name if transport is not None else "")
-        raise _not_possible("direct delivery")
+        return _direct(group.first, transport, settings)
     if transport.kind == Transport.Kind.FAIL:
         status = Status.PERMANENT if transport.fail_code >= 500 else Status.TEMPORARY
         text = transport.fail_message or "delivery refused by the configuration"
         raise Impossible(Outcome(status, text, code=transport.fail_code, secode="7.0"))
     if transport.kind == Transport.Kind.SOCKS:
-        raise _not_possible("delivery through SOCKS")
+        return _through_proxy(_direct(group.first, transport, settings), transport)
     relay = _to_relay(transport, settings)
     if group.first.require_tls and not relay.tls.checks:
         text = f"message requires verified TLS, which transport {transport.name} does not use"
@@ -76,14 +104,44 @@ def plan(group: Group, settings: ServerSettings) -> Plan:
     return relay
 
 
-def _not_possible(what: str) -> Impossible:
-    return Impossible(
-        Outcome(
-            Status.TEMPORARY,
-            f"{what} is not available in this version: add a route over a transport of kind smtp or submission",
-            secode="3.5",
-        )
+def _direct(message: QueueMessage, transport: Transport | None, settings: ServerSettings) -> DirectPlan:
+    return DirectPlan(
+        domain=path_of(message.rcpt_localpart, message.rcpt_domain).domain,
+        hello=IPDomain(domain=own_hostname(settings.hostname)),
+        roots=network.roots(settings),
+        require_tls=message.require_tls,
+        plaintext_retry=message.kind != MessageKind.DMARC_REPORT,
+        transport=transport.name if transport is not None else "",
+        ipv4=transport is None or not transport.disable_ipv4,
+        ipv6=transport is None or not transport.disable_ipv6,
+        local_addresses=_source_addresses(),
+        pedantic=settings.pedantic,
     )
+
+
+def _through_proxy(plan: DirectPlan, transport: Transport) -> DirectPlan:
+    """The same through a SOCKS proxy, under the name that its address has. Raises Impossible."""
+    host, _, port = transport.socks_address.rpartition(":")
+    try:
+        proxy = Proxy(host.strip("[]"), int(port), transport.username, transport.password.decode("utf-8", "replace"))
+    except ValueError as exc:
+        text = f"transport {transport.name} has a bad SOCKS proxy {transport.socks_address!r}: {exc}"
+        raise Impossible(Outcome(Status.TEMPORARY, text, secode="3.5")) from exc
+    hello = plan.hello
+    if transport.socks_remote_hostname:
+        hello = IPDomain(domain=own_hostname(transport.socks_remote_hostname))
+    return replace(plan, hello=hello, local_addresses=(), dialer=Proxied(proxy))
+
+
+_listening: Final = Statement(lambda: Listener.objects.filter(smtp_enabled=True).values_list("node", "ips"))
+
+
+def _source_addresses() -> tuple[IPAddress, ...]:
+    """The addresses that SMTP listeners name, of each family the one if it is one: the DNS knows this server by it."""
+    here = ("*", environment.MOX.node)
+    named = {ip_address(ip) for node, ips in _listening.rows() if node in here for ip in ips}
+    by_family = ([ip for ip in named if ip.version == version] for version in (4, 6))
+    return tuple(ips[0] for ips in by_family if len(ips) == 1 and not ips[0].is_unspecified)
 
 
 def _to_ourselves(transport: str) -> Plan:

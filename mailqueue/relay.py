@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Sequence
 from ipaddress import ip_address
 
 from protocols.smtpclient import SMTPError, connect
 
-from .carrier import HostFailed, Line, connections, observe_command
+from .carrier import HostFailed, Line, counted, observe_command
 from .leases import Claimed
 from .outcomes import Connection
 from .plans import IPAddress, Plan
-
-log = logging.getLogger(__name__)
 
 
 class RelayConnector:
@@ -34,23 +31,18 @@ class RelayConnector:
         plan = self._plan
         over = Connection(transport=plan.transport, remote_host=plan.host, tls_mode=plan.tls.mode.value)
         try:
-            session = await connect(
-                plan.addresses or await self._addresses(),
-                plan.port,
-                hello=plan.hello,
-                tls=plan.tls,
-                credentials=plan.credentials,
-                timeouts=plan.timeouts,
-                observe=observe_command,
-            )
+            with counted(host):
+                session = await connect(
+                    plan.addresses or await self._addresses(),
+                    plan.port,
+                    hello=plan.hello,
+                    tls=plan.tls,
+                    credentials=plan.credentials,
+                    timeouts=plan.timeouts,
+                    observe=observe_command,
+                )
         except SMTPError as exc:
-            connections.labels("timeout" if "timeout" in str(exc) else "error").inc()
-            log.info("no connection for delivery", extra={"remote": plan.host, "err": str(exc)})
             raise HostFailed(exc, over.between(exc.remote_ip, exc.local_ip)) from exc
-        except asyncio.CancelledError:
-            connections.labels("canceled").inc()
-            raise
-        connections.labels("ok").inc()
         over = over.between(session.stream.remote_ip, session.stream.local_ip)
         return Line(session, over.secured(session.tls), recipients_max=plan.recipients_max)
 

@@ -124,5 +124,7 @@ def _store_attempt(result: Result, now: datetime) -> None:
             "local_ip": connection.local_ip,
             "tls_mode": connection.tls_mode,
             "tls_version": connection.tls_version,
+            "dane": connection.dane,
+            "mtasts_mode": connection.mtasts_mode,
         },
     )

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from store.db import Tx
 
-from . import leases, results
+from . import domainhints, leases, results, tlsresults
+from .direct import Hint
 from .leases import Group, Lease
 from .results import Result
 from .schedule import Schedule
+from .tlsresults import Observation
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +33,10 @@ class Step:
     """Whether to claim another group."""
     after: int | None = None
     """The account that had its turn: see claim_group()."""
+    observations: Sequence[Observation] = ()
+    """What attempts have shown of the TLS of others."""
+    hints: Sequence[Hint] = ()
+    """What servers of recipients' domains offered."""
 
     @property
     def accounts(self) -> list[int]:
@@ -41,6 +47,9 @@ class Step:
         """In a transaction; the group that was claimed, if there was one due. Raises LostLease."""
         if self.results:
             results.store(tx, self.lease, self.results)
+        tlsresults.record(self.observations)
+        for hint in self.hints:
+            domainhints.remember(hint.domain, starttls=hint.starttls, requiretls=hint.requiretls)
         if self.dot:
             leases.enter_dot(self.lease, self.dot)
         return leases.claim_group(self.lease, self.schedule, self.after) if self.claim else None

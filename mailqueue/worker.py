@@ -20,6 +20,7 @@ from store.pool import Threads
 from store.writer import GroupWriter
 
 from . import leases, recovery, wakeup
+from .direct import Network
 from .drain import Drain
 from .journal import Journal
 from .leases import Lease, LostLease
@@ -36,11 +37,12 @@ class Worker:
     _instance: Worker | None = None
     _instance_lock = threading.Lock()
 
-    def __init__(self, owner: str, data_dir: Path, slots: int) -> None:
+    def __init__(self, owner: str, data_dir: Path, slots: int, network: Network) -> None:
         self.owner = owner
         self._journal = Journal(data_dir)
         self._database = Threads(slots, "queue-database")
         self._writer = GroupWriter()
+        self._network = network
         self._drains: dict[uuid.UUID, Drain] = {}
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -51,7 +53,7 @@ class Worker:
             if cls._instance is None:
                 environment = settings.MOX
                 owner = f"{environment.node} {environment.data_dir}"
-                cls._instance = cls(owner, environment.data_dir, environment.queue_max_concurrent)
+                cls._instance = cls(owner, environment.data_dir, environment.queue_max_concurrent, Network.of_server())
             return cls._instance
 
     def begin(self) -> None:
@@ -70,7 +72,7 @@ class Worker:
         except LostLease as exc:
             log.info("task came too late", extra={"destination": lease.destination, "err": str(exc)})
             return
-        drain = Drain(lease, self._journal, self._database, self._writer)
+        drain = Drain(lease, self._journal, self._database, self._writer, self._network)
         with self._lock:
             self._drains[lease.token] = drain
         try:

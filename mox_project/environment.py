@@ -39,6 +39,9 @@ DEFAULT_DATA_DIR: Final = "data"
 ENVIRONMENT_FILE: Final = "mox.env"
 SECRETS_DIR: Final = "keys"
 
+# What MOX_SMTP_CLIENT_TIMEOUTS may name: fields of protocols.smtpclient.Timeouts, not imported for tests' sake.
+_CLIENT_TIMEOUTS: Final = ("connect", "setup", "reply", "write", "tls_handshake", "end_of_data", "delivery", "quit")
+
 T = TypeVar("T")
 
 
@@ -80,6 +83,7 @@ class Environment:
     webhook_concurrency: int
     webapi_max_body: int
     smtp_client_port: int
+    smtp_client_timeouts: dict[str, float]  # by name, those that differ
     mtasts_port: int
     mtasts_private: bool
     dns_resolvers: tuple[NameServer, ...]  # none: those of resolv.conf
@@ -230,6 +234,7 @@ class _Reader:
             webhook_concurrency=self.number("MOX_WEBHOOK_CONCURRENCY", 10, minimum=1),
             webapi_max_body=self.number("MOX_WEBAPI_MAX_BODY", (2 * 100 + 1) << 20, minimum=1 << 20),
             smtp_client_port=self.number("MOX_SMTP_CLIENT_PORT", 25, minimum=1, maximum=65535),
+            smtp_client_timeouts=self._parsed("MOX_SMTP_CLIENT_TIMEOUTS", "", _timeouts),
             mtasts_port=self.number("MOX_MTASTS_PORT", 443, minimum=1, maximum=65535),
             mtasts_private=self.flag("MOX_MTASTS_PRIVATE", default=False),
             dns_resolvers=self._parsed("MOX_DNS_RESOLVERS", "", parse_servers),
@@ -332,6 +337,17 @@ class _Reader:
             return parse(value)
         except ValueError as exc:
             raise EnvironmentProblem(f"{name}={value!r}: {exc}") from exc
+
+
+def _timeouts(text: str) -> dict[str, float]:
+    """``reply=3,end_of_data=5``: seconds. Raises ValueError."""
+    timeouts = {}
+    for item in filter(None, text.split(",")):
+        name, _, seconds = item.partition("=")
+        if name.strip() not in _CLIENT_TIMEOUTS:
+            raise ValueError(f"{name!r} is none of {', '.join(_CLIENT_TIMEOUTS)}")
+        timeouts[name.strip()] = float(seconds)
+    return timeouts
 
 
 def _positive_duration(text: str) -> timedelta:

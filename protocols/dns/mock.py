@@ -77,6 +77,14 @@ class MockResolver(Lookups):
         """No more records for a key; a name stays known."""
         self._records.pop(_normalized(key), None)
 
+    def fail(self, key: str, kind: ErrorKind = ErrorKind.TEMPORARY) -> None:
+        """This lookup fails from now on."""
+        self._fail[_normalized(key)] = kind
+
+    def doubt(self, key: str) -> None:
+        """The answer to this lookup is not authentic from now on."""
+        self._inauthentic.add(_normalized(key))
+
     async def _lookup(self, name: str, rtype: str) -> Answer[Any]:
         asked = name
         name = format_name(parse_name(name, rtype))

@@ -39,13 +39,14 @@ async def dial(
     """A connection to one of the addresses, tried in their order; its ``remote_ip`` says to which.
 
     ``timeout``, in seconds, is for all of them: each gets an even share of what is left. ``local_addresses``: the
-    connection comes from the first one of the right family, if there is one. Raises ConnectFailed.
+    connection comes from the first one of the right family, if there is one; from a loopback address only to another.
+    Raises ConnectFailed.
     """
     loop = asyncio.get_running_loop()
     deadline = loop.time() + timeout
     attempts: list[tuple[str, str]] = []
     for index, address in enumerate(addresses):
-        local = next((str(ip) for ip in local_addresses if ip.version == address.version), None)
+        local = next((str(ip) for ip in local_addresses if _leads_to(ip, address)), None)
         try:
             async with asyncio.timeout((deadline - loop.time()) / (len(addresses) - index)):
                 _, stream = await loop.create_connection(
@@ -57,6 +58,10 @@ async def dial(
         except OSError as exc:
             attempts.append((str(address), _reason(exc)))
     raise ConnectFailed(tuple(attempts))
+
+
+def _leads_to(local: IPv4Address | IPv6Address, address: IPv4Address | IPv6Address) -> bool:
+    return local.version == address.version and (address.is_loopback or not local.is_loopback)
 
 
 def _reason(exc: OSError) -> str:

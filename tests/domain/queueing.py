@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import email
+import email.policy
 from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
@@ -96,3 +98,9 @@ def inbox(account: Account) -> list[bytes]:
     mailbox = Mailbox.objects.get(account=account, name="Inbox")
     rows = Message.objects.filter(mailbox=mailbox, expunged=False).order_by("uid").select_related("blob")
     return [bytes(row.prefix) + bytes(row.blob.data or b"") for row in rows if row.blob is not None]
+
+
+def status_of(bounce: bytes) -> str:
+    """The enhanced status code of a DSN's first recipient."""
+    parsed = email.message_from_bytes(bounce, policy=email.policy.default)
+    return str(list(list(parsed.iter_parts())[1].iter_parts())[1]["Status"]).partition(" ")[0]

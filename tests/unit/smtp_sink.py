@@ -180,8 +180,8 @@ class Sink:
         self._server: asyncio.Server | None = None
         self.port = 0
 
-    async def start(self, ip: str = str(LOCALHOST)) -> None:
-        self._server = await asyncio.get_running_loop().create_server(self._accept, ip, 0)
+    async def start(self, ip: str = str(LOCALHOST), port: int = 0) -> None:
+        self._server = await asyncio.get_running_loop().create_server(self._accept, ip, port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def connect(self, **options: Any) -> Session:

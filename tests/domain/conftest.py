@@ -1,0 +1,33 @@
+"""Fixtures of the tests of direct delivery, which several files have."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from accounts.models import Account
+from protocols.dns import MockResolver
+from server.models import ServerSettings
+from tests.domain.directing import NewWorld, make_world
+from tests.unit.certificates import root
+
+
+@pytest.fixture
+def new_world(account: Account, data_dir: Path) -> Iterator[NewWorld]:
+    """Makes worlds, with options for their DNS; this server is no localserve there, and trusts the tests' own root."""
+    own = {"localserve": False, "extra_ca_pem": root().pem, "extra_ca_only": True}
+    settings = ServerSettings.objects.get()
+    before = {name: getattr(settings, name) for name in own}
+    _set(settings, own)
+    Account.objects.filter(pk=account.pk).update(keep_retired_message_period=timedelta(hours=1))
+    yield lambda **options: make_world(MockResolver(**options), data_dir)
+    _set(settings, before)
+
+
+def _set(settings: ServerSettings, values: dict[str, object]) -> None:
+    for name, value in values.items():
+        setattr(settings, name, value)
+    settings.save()
