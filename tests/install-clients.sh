@@ -22,6 +22,7 @@ need unbound unbound
 need ldns-signzone ldnsutils
 need dig bind9-dnsutils
 need opendkim-testmsg opendkim-tools
+need postfix postfix
 need chromium chromium
 need docker-compose docker-compose
 [ -z "$packages" ] && exit 0
