@@ -279,7 +279,7 @@ class Drain:
         else:
             result = "permerror" if Status.PERMANENT in statuses else "temperror"
         first = outcomes[0][1].connection
-        deliveries.labels(str(group.first.attempts), first.transport, first.tls_mode, result).observe(seconds)
+        deliveries.labels(str(group.first.attempts), first.transport, first.tls_label, result).observe(seconds)
         for member, outcome in outcomes:
             log.info(
                 "delivery attempt",

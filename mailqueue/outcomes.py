@@ -6,6 +6,8 @@ import enum
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Final
 
+from protocols.mtasts import Mode
+from protocols.smtpclient import TLSMode
 from protocols.stream import TLSState
 
 UNKNOWN_OUTCOME: Final = "outcome unknown"  # the end of the data was sent, and what was answered is not known
@@ -30,6 +32,12 @@ class Connection:
     tls_version: str = ""
     dane: bool = False
     mtasts_mode: str = ""
+
+    @property
+    def tls_label(self) -> str:
+        """How it was secured, as metrics have it: ``requiredstarttls+dane``."""
+        mode = "requiredstarttls" if self.tls_mode == TLSMode.REQUIRED else self.tls_mode
+        return mode + "+mtasts" * (self.mtasts_mode == Mode.ENFORCE) + "+dane" * self.dane
 
     def between(self, remote_ip: str, local_ip: str) -> Connection:
         return replace(self, remote_ip=remote_ip, local_ip=local_ip)
