@@ -29,6 +29,8 @@ from store.models import Mailbox
 
 from . import rates, reputation, rulesets, subjectpass
 from .classifying import AccountSettings, score, settings_of
+from .reports import NOTHING as NOT_A_REPORT
+from .reports import Found
 from .reputation import Method, Reputation, Sender
 from .rulesets import Facts
 
@@ -102,6 +104,7 @@ class Verdict:
     """Nothing is known of the sender, and nothing bad of the message: a spammer is kept waiting."""
     explanation: tuple[str, ...] = field(default=())
     """What was found on the way, for people."""
+    report: Found = NOT_A_REPORT
 
     @property
     def dmarc_override(self) -> str:
@@ -151,7 +154,7 @@ class _Case:
     def __init__(self, incoming: Incoming) -> None:
         self._incoming = incoming
         self._sender = incoming.sender
-        self._base = Verdict(False, "", incoming.mailbox)
+        self._base = Verdict(False, "", incoming.mailbox, report=incoming.report)
         self._reputation = Reputation(None, conclusive=False, method=Method.NONE)
         self._found: list[str] = []
         self._settings: AccountSettings = settings_of(incoming.account_id)
@@ -164,6 +167,8 @@ class _Case:
         if self._incoming.auth_refusal:
             self._reject(AUTH_REQUIRED, 550, "5.7.26", self._incoming.auth_refusal)
         self._judge_sender()
+        if self._incoming.report.is_report:
+            return self._accepted("reporting")
         self._check_policies()
         self._check_subjectpass()
         self._judge_content()

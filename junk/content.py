@@ -12,6 +12,7 @@ from store.text import text_parts
 from .words import Grams, WordSet
 
 HEADER_MAX: Final = 1 << 20  # bytes of a header section that are looked at
+TEXT_MAX: Final = 16 << 20  # characters of text; a message with more says no more, and costs seconds
 
 _SKIPPED: Final = frozenset({"script", "style", "svg"})
 
@@ -24,17 +25,18 @@ def words_of(source: Source, structure: Mapping[str, Any], grams: Grams, return_
     words = WordSet(grams)
     head, body = structure.get("head", 0), structure.get("body", 0)
     words.add_header(source.read_at(head, min(body - head, HEADER_MAX)), return_path)
+    left = TEXT_MAX
     for subtype, texts in text_parts(source, structure):
-        if words.full:
-            break
-        if subtype == "HTML":
-            page = _Page()
-            for text in texts:
-                words.add_text(page.feed(text))
+        page = _Page() if subtype == "HTML" else None
+        for text in texts:
+            if words.full or left <= 0:
+                break
+            left -= len(text)
+            words.add_text(page.feed(text) if page is not None else text)
+        if page is not None:
             words.add_text(page.feed("", last=True))
-        else:
-            for text in texts:
-                words.add_text(text)
+        if words.full or left <= 0:
+            break
     return frozenset(words.found)
 
 

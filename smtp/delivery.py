@@ -566,7 +566,7 @@ def _delivery(
         results,
         smtputf8=received.smtputf8,
         require_tls=message.mail.require_tls,
-        verdict=headers.verdict_fields(verdict.reason, verdict.explanation),
+        verdict=headers.verdict_fields(verdict.reason, verdict.explanation, verdict.report.errors),
     )
     domain = path.domain.domain
     own = replace(
@@ -585,14 +585,15 @@ def _delivery(
         received=message.received,
         origin=own,
         dkim_domains=dkim_domains,
-        flags=Flags(SEEN) if instead else NO_FLAGS,
+        flags=Flags(SEEN) if instead or verdict.report.is_report else NO_FLAGS,
         is_reject=instead,
     )
     account_id = copy.resolved.account_id
     if instead:
         return Delivery(account_id, verdict.into_instead, new)
     interest = received.interests.get((path, account_id))
-    return Delivery(account_id, verdict.mailbox, new, joins(interest, path, case, verdict.mailbox))
+    joined = (*joins(interest, path, case, verdict.mailbox), *verdict.report.joins())
+    return Delivery(account_id, verdict.mailbox, new, joined)
 
 
 def _forwarded(origin: Origin, left: Sender) -> Origin:

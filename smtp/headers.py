@@ -44,16 +44,24 @@ def prefix(
     return verdict + address.bytes() + return_path.bytes() + results + trace
 
 
-def verdict_fields(reason: str, explanation: Sequence[str]) -> bytes:
-    """Why a message was delivered, or kept among the rejects: the reason as one word, and for people what was found."""
+def verdict_fields(reason: str, explanation: Sequence[str], errors: Sequence[tuple[str, str]] = ()) -> bytes:
+    """Why a message was delivered, or kept among the rejects: the reason as one word, and for people what was found.
+
+    ``errors``: fields, of what it was not taken for.
+    """
     field = HeaderWriter("X-Mox-Reason:")
     field.add(" ", reason)
-    if not explanation:
-        return field.bytes()
-    told = HeaderWriter("X-Mox-Explanation:")
-    text = "; ".join(explanation).encode("ascii", "backslashreplace").decode()
-    told.add(" ", *text.split())
-    return field.bytes() + told.bytes()
+    fields = [field]
+    if explanation:
+        told = HeaderWriter("X-Mox-Explanation:")
+        text = "; ".join(explanation).encode("ascii", "backslashreplace").decode()
+        told.add(" ", *text.split())
+        fields.append(told)
+    for name, why in errors:
+        error = HeaderWriter(f"{name}:")
+        error.add(" ", *why.split())
+        fields.append(error)
+    return b"".join(each.bytes() for each in fields)
 
 
 def submitted(peer: Peer, recipient: Path | None, received: datetime, *, smtputf8: bool, require_tls: bool) -> bytes:

@@ -14,8 +14,10 @@ from ipaddress import ip_address
 from typing import Final
 
 from accounts.addresses import Resolved
+from junk import reports
 from junk.analysis import AskBlocklists, Incoming, Verdict, analyze, conclude
 from junk.content import HEADER_MAX
+from junk.reports import Evidence, Found
 from junk.reputation import Sender
 from protocols.dmarc import DmarcStatus
 from protocols.dns import Resolver
@@ -81,7 +83,8 @@ def _analyze_all(case: Case, copies: Sequence[Copy], zones: tuple[str, ...]) -> 
         header = source.read_at(head, min(body - head, HEADER_MAX))
         for copy in copies:
             sender = _sender(case, copy.resolved.account_id)
-            found.append(analyze(_incoming(case, copy.path, copy.resolved, sender, header, source, zones)))
+            report = reports.recognize(copy.resolved.reports, _evidence(case), source)
+            found.append(analyze(_incoming(case, copy.path, copy.resolved, sender, header, source, zones, report)))
         return found
 
 
@@ -93,6 +96,7 @@ def _incoming(
     header: bytes,
     source: content.Reader,
     zones: tuple[str, ...],
+    report: Found,
 ) -> Incoming:
     verification = case.verification
     spf, policy = verification.spf, verification.dmarc
@@ -121,7 +125,14 @@ def _incoming(
         size=case.blob.size,
         received=case.received,
         blocklists=zones,
+        report=report,
     )
+
+
+def _evidence(case: Case) -> Evidence:
+    policy = case.verification.dmarc
+    passed = policy is not None and policy.status is DmarcStatus.PASS
+    return Evidence(case.author, passed, case.verification.dkim, case.received)
 
 
 def _sender(case: Case, account_id: int) -> Sender:
