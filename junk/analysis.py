@@ -79,6 +79,7 @@ class Incoming:
     blocklists: tuple[str, ...] = ()
     auth_refusal: str = ""
     """What the address says to messages whose From domain nobody vouches for, if this is one; "" otherwise."""
+    report: Found = NOT_A_REPORT
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Final, TypeAlias
+from typing import Final, TypeAlias, TypeVar
 
 from django.db import OperationalError, transaction
 
@@ -40,6 +40,8 @@ TLS_SERVICE: Final = "tlsrpt"  # of a DKIM key, RFC 8460 section 3
 
 DMARC_ERROR: Final = "X-Mox-DMARCReport-Error"
 TLS_ERROR: Final = "X-Mox-TLSReport-Error"
+
+T = TypeVar("T")
 
 DmarcHandler: TypeAlias = Callable[[AccountTx, Placement, Feedback, str], None]
 TLSHandler: TypeAlias = Callable[[AccountTx, Placement, tlsrpt.Report, str], None]
@@ -74,10 +76,10 @@ class Found:
     def joins(self) -> tuple[Join, ...]:
         """What is to be done in the transaction of the delivery."""
         made: list[Join] = []
-        if (dmarc := self.dmarc) is not None:
-            made += [_join(lambda t, p, each=each: each(t, p, dmarc, self.from_domain)) for each in _dmarc_handlers]
-        if (tls := self.tls) is not None:
-            made += [_join(lambda t, p, each=each: each(t, p, tls, self.from_domain)) for each in _tls_handlers]
+        if self.dmarc is not None:
+            made += [_join(handler, self.dmarc, self.from_domain) for handler in _dmarc_handlers]
+        if self.tls is not None:
+            made += [_join(handler, self.tls, self.from_domain) for handler in _tls_handlers]
         return tuple(made)
 
 
@@ -173,11 +175,11 @@ def _is_ours(name: str) -> bool:
     return hosted_domain(domain.ascii) is not None or domain == own_hostname(ServerSettings.current().hostname)
 
 
-def _join(handler: Callable[[AccountTx, Placement], None]) -> Join:
+def _join(handler: Callable[[AccountTx, Placement, T, str], None], report: T, from_domain: str) -> Join:
     def join(tx: AccountTx, placement: Placement) -> None:
         try:
             with transaction.atomic():
-                handler(tx, placement)
+                handler(tx, placement, report, from_domain)
         except OperationalError:
             raise  # the whole transaction is lost
         except Exception:

@@ -129,6 +129,37 @@ def test_forged_mail_cannot_hurt_a_verified_sender(account: Account) -> None:
     assert reputation(account, sender(account, msg_from_validated=True)).method is Method.NONE
 
 
+@pytest.mark.parametrize(
+    ("columns", "validated"),
+    [
+        ({"mail_from_domain": "bank.example", "mail_from_localpart": "news"}, "mail_from_validated"),
+        ({"ehlo_domain": "bank.example"}, "ehlo_validated"),
+    ],
+)
+def test_names_that_did_not_verify_neither_give_nor_take_reputation(
+    account: Account, columns: dict[str, Any], validated: str
+) -> None:
+    forged = Sender(account.pk, **{**columns, validated: False})
+    genuine = Sender(account.pk, **{**columns, validated: True})
+    had(account, junk=True, times=5, **columns)
+    assert reputation(account, genuine).method is Method.NONE, "others used its name"
+    had(account, junk=False, times=60, **columns, **{validated: True})
+    assert reputation(account, genuine) == Reputation(HAM, conclusive=True, method=Method.IDENTITY)
+    assert reputation(account, forged).method is Method.NONE
+
+
+def test_a_flood_of_forged_mail_moves_nobody_who_verifies(account: Account) -> None:
+    """Neither the address nor its domain, from however many localparts, once its own mail has a history or none."""
+    known = sender(account, msg_from_validated=True)
+    for localpart in ("ann", "bob", "eve", "joe"):
+        had(account, junk=True, times=6, **{**ANN, "msg_from_localpart": localpart})
+    assert reputation(account, known).method is Method.NONE
+    had(account, junk=False, ago=timedelta(days=300), msg_from_validated=True, **ANN)
+    assert reputation(account, known) == Reputation(HAM, conclusive=True, method=Method.ADDRESS)
+    other = sender(account, msg_from_localpart="zoe", msg_from_validated=True)
+    assert reputation(account, other) == Reputation(HAM, conclusive=True, method=Method.DOMAIN)
+
+
 def test_mail_to_the_address_the_domain_or_above_it_makes_welcome(account: Account) -> None:
     wrote_to(account, "bob", "mail.shop.example", "shop.example", timedelta(days=700))
     assert reputation(account) == Reputation(HAM, conclusive=True, method=Method.WROTE_TO_ORG_DOMAIN)
