@@ -12,8 +12,8 @@ from protocols.message.source import Source
 from server.statements import Statement
 
 from . import counts
-from .content import words_of
-from .scoring import Counts, Parameters, Score, classify
+from .content import has_bad_type, words_of
+from .scoring import SIGNIFICANT_HAMS, Counts, Parameters, Score, classify
 from .words import Grams
 
 
@@ -74,6 +74,8 @@ def settings_of(account_id: int) -> AccountSettings:
 
 def score(account_id: int, learnt: Filter, source: Source, structure: Mapping[str, Any], mail_from: str) -> Score:
     """The score of content for an account. ``mail_from``: its envelope's sender, "" for none."""
+    if has_bad_type(source, structure):
+        return Score(1.0, learnt.hams >= SIGNIFICANT_HAMS, (), ())
     known: dict[str, Counts] = {}
     if learnt.hams or learnt.spams:  # else no word is known
         words = words_of(source, structure, learnt.grams, mail_from)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
+from protocols.message.headers import is_token, iter_headers, parse_parameterized
 from protocols.message.htmltext import HTMLText, attributes
 from protocols.message.source import Source
 from store.text import text_parts
@@ -38,6 +39,18 @@ def words_of(source: Source, structure: Mapping[str, Any], grams: Grams, return_
         if words.full or left <= 0:
             break
     return frozenset(words.found)
+
+
+def has_bad_type(source: Source, structure: Mapping[str, Any]) -> bool:
+    """Whether the Content-Type of a message is none, as only programs for spam write it."""
+    if (structure.get("type"), structure.get("subtype")) != ("APPLICATION", "OCTET-STREAM"):
+        return False  # which a bad one is taken for
+    head, body = structure.get("head", 0), structure.get("body", 0)
+    for field in iter_headers(source.read_at(head, min(body - head, HEADER_MAX))):
+        if field.name.lower() == "content-type" and (value := field.value()):
+            kind, _, subtype = parse_parameterized(value).value.partition(b"/")
+            return not (is_token(kind.rstrip()) and is_token(subtype.lstrip()))
+    return False
 
 
 class _Page(HTMLText):

@@ -139,11 +139,12 @@ def test_forged_mail_cannot_hurt_a_verified_sender(account: Account) -> None:
 def test_names_that_did_not_verify_neither_give_nor_take_reputation(
     account: Account, columns: dict[str, Any], validated: str
 ) -> None:
-    forged = Sender(account.pk, **{**columns, validated: False})
-    genuine = Sender(account.pk, **{**columns, validated: True})
+    verified: dict[str, Any] = {**columns, validated: True}
+    forged = Sender(account.pk, **columns)
+    genuine = Sender(account.pk, **verified)
     had(account, junk=True, times=5, **columns)
     assert reputation(account, genuine).method is Method.NONE, "others used its name"
-    had(account, junk=False, times=60, **columns, **{validated: True})
+    had(account, junk=False, times=60, **verified)
     assert reputation(account, genuine) == Reputation(HAM, conclusive=True, method=Method.IDENTITY)
     assert reputation(account, forged).method is Method.NONE
 

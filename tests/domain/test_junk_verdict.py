@@ -175,6 +175,22 @@ def test_a_filter_that_knows_little_rejects_nothing(account: Account, hams: int,
     assert verdict(incoming(account, b"casino prize")).accept is accepted
 
 
+@pytest.mark.parametrize(
+    ("kind", "accepted"),
+    [
+        (b"text/plain; charset=us-ascii", True),
+        (b"TEXT/PLAIN charset=us-ascii", False),
+        (b"application/octet-stream", True),
+    ],
+)
+def test_what_has_a_type_that_is_none_is_junk(account: Account, kind: bytes, accepted: bool) -> None:
+    learn(account)
+    content = b"Content-Type: " + kind + b"\r\nSubject: meeting\r\n\r\nlunch\r\n"
+    part, _ = ensure_part(content)
+    message = incoming(account, source=BytesSource(content), structure=part.to_json())
+    assert verdict(message).accept is accepted
+
+
 def test_without_a_filter_content_is_not_judged(account: Account) -> None:
     learn(account)
     JunkFilterConfig.objects.filter(account=account).delete()
