@@ -139,6 +139,13 @@ def store(account_id: int, path: Path, report: Report, msg_id: int, now: datetim
     )
 
 
+def has_bounced(message: Outgoing, since: datetime) -> bool:
+    """Whether a DSN came back, since an attempt began, before its result is stored."""
+    if not message.from_id:
+        return False
+    return DeliveryAttempt.objects.filter(message_id=message.pk, start__gte=since, code__gte=500).exists()
+
+
 def _find(account_id: int, path: Path) -> Outgoing | None:
     """The message of the account, queued or retired, that has this address as its sender."""
     from_id = id_in(path)

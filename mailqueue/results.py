@@ -12,7 +12,7 @@ from server import db
 from store import rows as store_rows
 from store.db import Tx
 
-from . import hooks, notices, suppressions, wakeup
+from . import feedback, hooks, notices, suppressions, wakeup
 from .hooks import Event
 from .leases import WAITING, Claimed, Lease, LostLease, lost_leases
 from .models import DeliveryAttempt, QueueMessage, State
@@ -61,10 +61,12 @@ def store(tx: Tx, lease: Lease, results: Sequence[Result]) -> None:
     now = db.now()
     for result in results:
         message, suppressing = result.message, False
+        delivered = result.outcome.status is Status.DELIVERED
+        bounced = delivered and feedback.has_bounced(message, result.started)
         held = {"id": message.pk, "lease_token": lease.token, "state": State.DELIVERING}
         if result.final:
             suppressing = _suppress(result, now)
-            retire_message(message, success=result.outcome.status is Status.DELIVERED, now=now)
+            retire_message(message, success=delivered and not bounced, now=now)
             changed = store_rows.delete_where(QueueMessage, held)
         else:
             changed = store_rows.update_where(
@@ -77,7 +79,7 @@ def store(tx: Tx, lease: Lease, results: Sequence[Result]) -> None:
             raise LostLease(f"message {message.pk} is another worker's")
         _store_attempt(result, now)
         event = _event(result, suppressing=suppressing)
-        if event is not None:
+        if event is not None and not bounced:  # else what is known by now has been told
             hooks.queue(message, event, now)
         if result.notice is not None:
             result.notice.deliver(tx)

@@ -15,7 +15,7 @@ from typing import Final
 from django.core.files.storage import storages
 from django.db import connection
 
-from accounts.models import Account, DKIMSelector, RemovedKey, Transport
+from accounts.models import Account, DKIMSelector, RemovedKey, Transport, WebhookEndpoint
 from server.encryption import CannotDecrypt
 
 from . import checks, cleanup, content
@@ -118,8 +118,13 @@ def _hash(pk: int, size: int, sha256: bytes) -> Iterator[str]:
 
 def _secrets() -> Iterator[str]:
     """Secrets that the keys of this installation do not open."""
-    for model, what in ((DKIMSelector, "DKIM key"), (RemovedKey, "removed DKIM key"), (Transport, "password")):
-        for pk, name in model._default_manager.values_list("pk", "name"):
+    for model, name_column, what in (
+        (DKIMSelector, "name", "DKIM key"),
+        (RemovedKey, "name", "removed DKIM key"),
+        (Transport, "name", "password"),
+        (WebhookEndpoint, "account__name", "authorization of a webhook of account"),
+    ):
+        for pk, name in model._default_manager.values_list("pk", name_column):
             try:
                 model._default_manager.get(pk=pk)
             except CannotDecrypt as exc:

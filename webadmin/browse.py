@@ -17,16 +17,20 @@ from accounts.models import (
     Route,
     TLSPublicKey,
     Transport,
+    WebhookEndpoint,
 )
 from junk.models import Decision
 from mailqueue.models import (
     DeliveryAttempt,
     HoldRule,
+    Hook,
     MTASTSPolicy,
     OwnIPStatus,
     QueueDestination,
     QueueMessage,
+    RetiredHook,
     RetiredMessage,
+    Suppression,
     TLSResult,
 )
 from server.models import LoginAttempt
@@ -173,6 +177,50 @@ class DeliveryAttemptAdmin(ReadOnlyAdmin[DeliveryAttempt]):
     list_filter = ("success", "tls_mode")
     search_fields = ("=message_id", "remote_host", "remote_ip", "error")
     ordering = ("-start",)
+
+
+@admin.register(WebhookEndpoint)
+class WebhookEndpointAdmin(ReadOnlyAdmin[WebhookEndpoint]):
+    list_display = ("account", "kind", "url", "events")
+    list_select_related = ("account",)
+    search_fields = ("account__name", "url")
+    exclude = ("authorization",)
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[WebhookEndpoint]:
+        """Secrets are not even decrypted."""
+        return super().get_queryset(request).defer("authorization")
+
+
+@admin.register(Hook)
+class HookAdmin(ReadOnlyAdmin[Hook]):
+    list_display = ("id", "account", "event", "queue_msg_id", "message_id", "attempts", "next_attempt", "url")
+    list_select_related = ("account",)
+    list_filter = ("is_incoming", "outgoing_event")
+    search_fields = ("account__name", "message_id", "subject", "url")
+    exclude = ("authorization", "lease_token")
+    ordering = ("next_attempt", "pk")
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Hook]:
+        """Secrets are not even decrypted."""
+        return super().get_queryset(request).defer("authorization")
+
+
+@admin.register(RetiredHook)
+class RetiredHookAdmin(ReadOnlyAdmin[RetiredHook]):
+    list_display = ("id", "account", "event", "queue_msg_id", "message_id", "success", "attempts", "last_activity")
+    list_select_related = ("account",)
+    list_filter = ("success", "is_incoming", "outgoing_event")
+    search_fields = ("account__name", "message_id", "subject", "url")
+    ordering = ("-last_activity",)
+
+
+@admin.register(Suppression)
+class SuppressionAdmin(ReadOnlyAdmin[Suppression]):
+    list_display = ("account", "original_address", "base_address", "manual", "reason", "created")
+    list_select_related = ("account",)
+    list_filter = ("manual",)
+    search_fields = ("account__name", "original_address", "base_address", "reason")
+    ordering = ("-created",)
 
 
 @admin.register(QueueDestination)

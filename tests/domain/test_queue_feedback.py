@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db import connection
 
 from accounts import webhooks
 from accounts.fromidlogins import set_logins
@@ -16,7 +18,8 @@ from mailqueue.models import DeliveryAttempt, Hook, QueueMessage, RetiredMessage
 from mailqueue.retiring import retire_message
 from protocols.message import parse
 from server import db
-from tests.domain.queueing import address_of, attempts, path, row, send
+from tests.domain.queueing import address_of, attempts, deliver_due, path, route_to, row, send
+from tests.sinks import sink
 
 pytestmark = pytest.mark.database
 
@@ -141,6 +144,28 @@ def test_a_fast_bounce_is_matched_while_the_message_is_still_queued(sender: Acco
     assert row(message.pk).state == "queued"
     assert [event["Event"] for event in told(sender)] == ["failed"]
     assert Suppression.objects.filter(account=sender).exists()
+
+
+def test_a_bounce_that_overtakes_the_result_has_the_last_word(sender: Account) -> None:
+    with sink() as server:
+        route_to(server, sender)
+        message = sent(sender, retired=False)
+
+        def receive() -> None:
+            come_in(sender, message.sender, report())
+            connection.close()
+
+        def bounce(address: str) -> str:
+            thread = threading.Thread(target=receive)
+            thread.start()
+            thread.join()
+            return ""
+
+        server.data = bounce
+        deliver_due()
+    assert not RetiredMessage.objects.get(pk=message.pk).success
+    assert [event["Event"] for event in told(sender)] == ["failed"]
+    assert sorted(attempt.code for attempt in attempts(message.pk)) == [250, 550]
 
 
 def test_an_id_in_other_case_is_matched_if_that_is_clear(sender: Account) -> None:
