@@ -225,6 +225,12 @@ def resolve_account(localpart: str, domain: DomainName | None, *, allow_implicit
     return found
 
 
+def reports_at(localpart: str, domain: DomainName | None) -> Reports:
+    """The reports that come to an address; nothing else about it is looked up."""
+    found = _reports_at(fold(localpart), domain, _hosted.row(domain.ascii)) if domain is not None else None
+    return found.reports if found is not None else Reports.NONE
+
+
 def resolve_login(login: str) -> Address | None:
     """The address that a login name stands for; None when there is none. Aliases and postmaster do not log in."""
     try:

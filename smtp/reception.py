@@ -30,6 +30,7 @@ from .verification import spf_args
 
 NAMED_MAX: Final = 10  # accounts of an alias that a line of the log names
 COPIES_MAX: Final = 1000  # of a message, in one transaction of the database; an alias has no more members
+TOO_MANY_COPIES: Final = "too many members of aliases, send to this one in another transaction"
 
 
 class Reception(Session):
@@ -80,7 +81,7 @@ class Reception(Session):
 
     async def _check_recipient(self, transaction: Transaction, path: Path) -> None:
         needs_tls = self._connection.listener.smtp_require_starttls and self._stream.tls is None
-        if needs_tls and not await self._bridge.call(takes_tls_reports, path):
+        if needs_tls and not await self._bridge.brief(takes_tls_reports, path):
             raise SMTPError(530, "5.7.0", "STARTTLS is needed first")
         self._check_count(transaction)
         if transaction.accepted and transaction.mail.reverse_path.is_null:
@@ -101,10 +102,13 @@ class Reception(Session):
         return await self._resolvers.get(localserve=self._rules.localserve)
 
     async def _resolve(self, transaction: Transaction, path: Path) -> Destination | None:
+        if transaction.is_full:
+            raise SMTPError(452, "4.5.3", TOO_MANY_COPIES)
         found = await self._bridge.brief(resolve_recipient, path, in_localserve=self._rules.localserve)
         copies = copies_of(found)
         if transaction.copies and transaction.copies + copies > COPIES_MAX:
-            raise SMTPError(452, "4.5.3", "too many members of aliases, send to this one in another transaction")
+            transaction.is_full = True  # looking up a large alias is work, which is not done time and again
+            raise SMTPError(452, "4.5.3", TOO_MANY_COPIES)
         transaction.copies += copies
         return found
 

@@ -14,6 +14,7 @@ from accounts.addresses import (
     Reports,
     Resolved,
     ResolvedAlias,
+    reports_at,
     resolve,
     resolve_account,
 )
@@ -65,11 +66,7 @@ def resolve_submitted(path: Path, *, in_localserve: bool) -> Destination | None:
 
 def takes_tls_reports(path: Path) -> bool:
     """Whether an address is there for TLS reports, which come even where TLS does not work (RFC 8460 section 3)."""
-    try:
-        found = resolve(path.localpart, path.domain.domain)
-    except AddressError:
-        return False
-    return isinstance(found, Resolved) and bool(found.reports & _TLS_REPORTS)
+    return bool(reports_at(path.localpart, path.domain.domain) & _TLS_REPORTS)
 
 
 def copies_of(destination: Destination | None) -> int:

@@ -51,6 +51,7 @@ class Transaction:
     recipients: dict[Path, Destination | None] = field(default_factory=dict)
     accepted: int = 0  # RCPTs that were answered with 250
     copies: int = 0  # of the message that they ask for: one for each member of an alias
+    is_full: bool = False  # a recipient was too much, and no more are taken
 
 
 @dataclass(frozen=True, slots=True)

@@ -202,6 +202,7 @@ def test_more_copies_than_a_transaction_can_have_need_another(
     wire.begin(str(public))
     assert wire.command(f"RCPT TO:<{STRANGER.replace('remote.example', 'localhost')}>").startswith("250 "), "nobody's"
     assert wire.command(f"RCPT TO:<{address(ann)}>").startswith("452 4.5.3 too many members of aliases")
+    assert wire.command("RCPT TO:<nobody@localhost>").startswith("452 4.5.3 "), "and nothing more is looked up"
     assert wire.command("RSET").startswith("250 ")
     monkeypatch.setattr(reception, "COPIES_MAX", 1)
     assert send(wire, STRANGER, public).startswith("250 2.2.0 "), "the first always fits"
