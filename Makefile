@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest -n $(WORKERS) --dist worksteal
 LOCALSERVE_OPTIONS ?=
 FUZZ_TARGETS ?=
 
-.PHONY: help localserve test test-all test-database check fmt lock bench soak fuzz clients clean
+.PHONY: help localserve test test-all test-database check fmt lock bench soak fuzz clients openapi clean
 
 help: ## This list.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -55,6 +55,9 @@ lock: $(VENV)/.dev ## Make requirements.txt and requirements-dev.txt anew from t
 	$(BIN)/pip install -q pip-tools
 	$(BIN)/pip-compile -q --strip-extras --no-emit-index-url --no-emit-options -o requirements.txt requirements.in
 	$(BIN)/pip-compile -q --strip-extras --no-emit-index-url --no-emit-options -o requirements-dev.txt requirements-dev.in
+
+openapi: $(VENV)/.server ## Write docs/openapi.yaml anew, after a change of the webapi.
+	$(BIN)/python manage.py openapi > docs/openapi.yaml
 
 clean: ## Remove what was made here.
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis

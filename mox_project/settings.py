@@ -35,6 +35,7 @@ INSTALLED_APPS = [
     "django.contrib.messages",
     "django.contrib.staticfiles",
     "rest_framework",
+    "drf_spectacular",
     "server",
     "accounts",
     "store",
@@ -77,6 +78,8 @@ REST_FRAMEWORK: dict[str, Any] = {
     "EXCEPTION_HANDLER": "web.errors.exception_handler",
     "UNAUTHENTICATED_USER": None,
 }
+
+SPECTACULAR_SETTINGS = {"OAS_VERSION": "3.1.0", "DISABLE_ERRORS_AND_WARNINGS": False}
 
 PASSWORD_HASHERS = [
     "accounts.passwords.MailPasswordHasher",

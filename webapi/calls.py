@@ -22,6 +22,7 @@ from . import pages
 from .authentication import Caller, Credentials
 from .errors import CallError, Code, exception_handler
 from .fields import BadJSON, Object, load
+from .openapi import CallSchema
 from .parsers import Body, FormBody, JSONBody, MultipartBody, closing
 from .renderers import JSONAnswer, NoNegotiation
 
@@ -41,6 +42,7 @@ class Method(APIView):
     parser_classes = [FormBody, MultipartBody, JSONBody]
     renderer_classes = [JSONAnswer]
     content_negotiation_class = NoNegotiation
+    schema = CallSchema()
 
     summary: ClassVar[str]
     scope: ClassVar[APIToken.Scope]
@@ -89,7 +91,8 @@ class Method(APIView):
 
     def get_authenticators(self) -> list[Any]:
         # Pages are for everybody.
-        return super().get_authenticators() if self.request.method == "POST" else []
+        is_call = self.request is not None and self.request.method == "POST"
+        return super().get_authenticators() if is_call else []
 
     def get_exception_handler(self) -> Any:
         return exception_handler

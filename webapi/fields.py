@@ -101,7 +101,14 @@ class Text(serializers.CharField):
     """A string of any characters; "" when absent."""
 
     def __init__(self, **options: Any) -> None:
-        options = {"required": False, "default": "", "allow_blank": True, "trim_whitespace": False, **options}
+        options = {
+            "required": False,
+            "default": "",
+            "allow_blank": True,
+            "allow_null": True,
+            "trim_whitespace": False,
+            **options,
+        }
         super().__init__(**options)
         self.validators = []  # DRF's refuse NUL and surrogates, which are looked at where they matter
 
@@ -118,7 +125,7 @@ class Integer(serializers.IntegerField):
     """A whole number of 64 bits; 0 when absent."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"required": False, "default": 0, **options})
+        super().__init__(**{"required": False, "default": 0, "allow_null": True, **options})
 
     def run_validation(self, data: Any = serializers.empty) -> Any:
         return super().run_validation(0 if data is None else data)
@@ -133,7 +140,7 @@ class Flag(serializers.BooleanField):
     """true or false; false when absent, or as the default says."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**{"required": False, "default": False, **options})
+        super().__init__(**{"required": False, "default": False, "allow_null": True, **options})
 
     def to_internal_value(self, data: Any) -> bool:
         if not isinstance(data, bool):
@@ -165,7 +172,7 @@ class ListOf(serializers.ListField):
     """A list; empty when absent."""
 
     def __init__(self, child: serializers.Field[Any, Any, Any, Any], **options: Any) -> None:
-        super().__init__(child=child, **{"required": False, "default": list, "allow_empty": True, **options})
+        super().__init__(child=child, **{"required": False, "default": list, "allow_null": True, **options})
 
     def run_validation(self, data: Any = serializers.empty) -> Any:
         return super().run_validation([] if data is None else data)
@@ -192,7 +199,7 @@ class TextByName(serializers.DictField):
     """An object with a string for each name; empty when absent."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(child=Text(), **{"required": False, "default": dict, "allow_empty": True, **options})
+        super().__init__(child=Text(), **{"required": False, "default": dict, "allow_null": True, **options})
 
     def run_validation(self, data: Any = serializers.empty) -> Any:
         return super().run_validation({} if data is None else data)

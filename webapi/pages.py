@@ -10,8 +10,10 @@ from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from rest_framework import serializers as drf
 
+from accounts.models import OutgoingEvent
 from web.requests import info
 
+from . import webhooks
 from .errors import MEANINGS, Code, plain
 
 if TYPE_CHECKING:
@@ -30,28 +32,47 @@ def root(request: HttpRequest) -> HttpResponse:
 
 
 def index(request: HttpRequest) -> HttpResponse:
-    from .methods import METHODS
-
     if request.method not in ("GET", "HEAD"):
         return _get_only()
-    return _page(request, "webapi/index.html", {"methods": METHODS})
+    return _page(request, "webapi/index.html", {"here": "index", "url": request.build_absolute_uri(request.path)})
+
+
+def webhooks_page(request: HttpRequest) -> HttpResponse:
+    if request.method not in ("GET", "HEAD"):
+        return _get_only()
+    examples = [(about, _shown(payload)) for about, payload in webhooks.OUTGOING]
+    context = {
+        "here": "webhooks",
+        "events": OutgoingEvent.values,
+        "examples": examples,
+        "incoming": _shown(webhooks.INCOMING),
+        "headers": webhooks.HEADERS,
+    }
+    return _page(request, "webapi/webhooks.html", context)
 
 
 def method_page(request: HttpRequest, method: type[Method]) -> HttpResponse:
     serializer = method.request_serializer()
     context = {
+        "here": method.name(),
         "method": method,
         "fields": _rows(serializer),
         "result": _rows(method.response_serializer()) if method.response_serializer is not None else None,
         "errors": [(code.value, MEANINGS[code]) for code in (*method.errors, *_ALWAYS)],
-        "example": json.dumps(method.example, indent=2, ensure_ascii=False),
+        "example": _shown(method.example),
         "url": request.build_absolute_uri(request.path),
     }
     return _page(request, "webapi/method.html", context)
 
 
+def _shown(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False)
+
+
 def _page(request: HttpRequest, template: str, context: dict[str, Any]) -> HttpResponse:
-    response = render(request, template, {"base": info(request).endpoint.path, **context})
+    from .methods import METHODS  # which have pages of this module
+
+    response = render(request, template, {"base": info(request).endpoint.path, "methods": METHODS, **context})
     response["X-Robots-Tag"] = "noindex"
     return response
 

@@ -6,7 +6,7 @@ from django.urls import path
 
 from web import errors
 
-from . import pages
+from . import openapi, pages
 from .methods import METHODS
 
 handler400 = errors.bad_request
@@ -17,5 +17,8 @@ handler500 = errors.server_error
 urlpatterns = [
     path("", pages.root),
     path("v0/", pages.index, name="index"),
+    path("v0/openapi.json", openapi.as_json, name="openapi.json"),
+    path("v0/openapi.yaml", openapi.as_yaml, name="openapi.yaml"),
+    path("v0/webhooks", pages.webhooks_page, name="webhooks"),
     *(path(f"v0/{method.name()}", method.as_view(), name=method.name()) for method in METHODS),
 ]

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
 from django.conf import settings
 from rest_framework.exceptions import ParseError, ValidationError
 
+from webapi import openapi
 from webapi.fields import BadJSON, load
 from webapi.parsers import Body, FormBody, MultipartBody
 from webapi.serializers import FlagsRequest, PartRequest, SendRequest
 
+DOCUMENT = Path(__file__).parents[2] / "docs" / "openapi.yaml"
 ABSENT = dict.fromkeys(SendRequest().fields)
 
 
@@ -167,3 +170,8 @@ def test_it_refuses_a_form_without_boundary_or_end() -> None:
         MultipartBody().parse(io.BytesIO(b"--b--\r\n"), "multipart/form-data")
     with pytest.raises(ParseError):
         multipart(REQUEST, end=b"")
+
+
+def test_the_openapi_document_is_the_one_in_the_documentation() -> None:
+    """Clients are made of it: no field changes unnoticed. ``make openapi`` writes it anew."""
+    assert openapi.text(openapi.document()) == DOCUMENT.read_text()
