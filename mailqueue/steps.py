@@ -6,9 +6,12 @@ message of a long drain costs one commit, and with several drains a part of one.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from server import db
+from server.connections import panic_total
 from store.db import Tx
 
 from . import domainhints, leases, results, tlsresults
@@ -17,6 +20,8 @@ from .leases import Group, Lease
 from .results import Result
 from .schedule import Schedule
 from .tlsresults import Observation
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,9 +52,19 @@ class Step:
         """In a transaction; the group that was claimed, if there was one due. Raises LostLease."""
         if self.results:
             results.store(tx, self.lease, self.results)
-        tlsresults.record(self.observations)
-        for hint in self.hints:
-            domainhints.remember(hint.domain, starttls=hint.starttls, requiretls=hint.requiretls)
+        if self.observations or self.hints:
+            self._remember()
         if self.dot:
             leases.enter_dot(self.lease, self.dot)
         return leases.claim_group(self.lease, self.schedule, self.after) if self.claim else None
+
+    def _remember(self) -> None:
+        """What was seen of others. No error in that undoes the results: who has the messages would get them again."""
+        try:
+            with db.write():
+                tlsresults.record(self.observations)
+                for hint in self.hints:
+                    domainhints.remember(hint.domain, starttls=hint.starttls, requiretls=hint.requiretls)
+        except Exception:
+            panic_total.labels("mailqueue").inc()
+            log.exception("what a delivery has shown of TLS is lost", extra={"destination": self.lease.destination})

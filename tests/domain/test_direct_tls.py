@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from accounts.models import Account
-from mailqueue.models import MessageKind, RecipientDomainTLS
+from mailqueue.models import MessageKind, RecipientDomainTLS, TLSResult
 from protocols.dns import ErrorKind
 from protocols.names import parse_domain
 from tests.domain.directing import NewWorld, World, tlsa_of
@@ -331,3 +331,19 @@ def test_it_counts_a_session_once_for_all_messages_over_it(new_world: NewWorld, 
     assert len(host.received) == 3
     assert world.results()[world.domain, "no-policy-found"] == (1, 0, [])
     assert RecipientDomainTLS.objects.get(domain=parse_domain(world.domain).name()).starttls
+
+
+def test_it_stores_what_came_of_a_message_though_what_tls_has_shown_cannot_be(
+    new_world: NewWorld, account: Account
+) -> None:
+    world = new_world()
+    with sink(tls=server_context(SELF_SIGNED)) as host:
+        world.add_hosts(host.host)
+        send(account, world.them)
+        world.deliver()
+        TLSResult.objects.filter(recipient_domain=world.domain).update(results=["what no version has written"])
+        (queue_id,) = send(account, world.them)
+        world.deliver()
+    assert len(host.received) == 2
+    assert not is_queued(queue_id)
+    assert attempts(queue_id)[-1].code == 250
