@@ -26,7 +26,7 @@ from protocols.smtpclient import (
     TLSMode,
     TLSPolicy,
 )
-from protocols.tlsrpt import failure, tlsa_failure
+from protocols.tlsrpt import MX_MISMATCH, TLSA_UNUSABLE, failure, tlsa_failure
 from store.pool import Threads
 
 from . import mtastscache, network, ownips, tlsresults
@@ -129,7 +129,7 @@ class DirectConnector:
         of_host = self._host_tally(host, tlsa)
         usable = tlsa is None or not tlsa.dane or bool(tlsa.records)
         if not usable:
-            of_host.failed(("tlsa-invalid", "all-unusable-records+ignored"), host=host)
+            of_host.failed(TLSA_UNUSABLE, host=host)
         call = _Call(
             self._plan,
             self._network,
@@ -213,7 +213,7 @@ class DirectConnector:
             return named
         refused = {name for name, host in named.items() if host.domain is not None and not policy.matches(host.domain)}
         for name in refused:
-            self._of_domain.failed(("validation-failure", "mtasts-policy-mx-mismatch"), host=name)
+            self._of_domain.failed(MX_MISMATCH, host=name)
         if policy.mode is not Mode.ENFORCE:
             return named
         if self._plan.require_tls is False:

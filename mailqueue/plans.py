@@ -9,13 +9,13 @@ from typing import Final
 from django.conf import settings as environment
 
 from accounts.models import Transport
+from accounts.transport_rules import proxy_of
 from protocols.names import Domain as DomainName
 from protocols.names import IPDomain, own_hostname, parse_domain
 from protocols.pkix import Roots, ServerName
 from protocols.smtpclient import PKIX, Credentials, Dialer, Timeouts, TLSMode, TLSPolicy, dial
 from protocols.smtpclient.authentication import DEFAULT_MECHANISMS
 from protocols.smtpclient.proxied import Proxied
-from protocols.socks import Proxy
 from server.models import Listener, ServerSettings
 from server.statements import Statement
 
@@ -121,11 +121,10 @@ def _direct(message: QueueMessage, transport: Transport | None, settings: Server
 
 def _through_proxy(plan: DirectPlan, transport: Transport) -> DirectPlan:
     """The same through a SOCKS proxy, under the name that its address has. Raises Impossible."""
-    host, _, port = transport.socks_address.rpartition(":")
     try:
-        proxy = Proxy(host.strip("[]"), int(port), transport.username, transport.password.decode("utf-8", "replace"))
+        proxy = proxy_of(transport)
     except ValueError as exc:
-        text = f"transport {transport.name} has a bad SOCKS proxy {transport.socks_address!r}: {exc}"
+        text = f"transport {transport.name} has a bad SOCKS proxy: {exc}"
         raise Impossible(Outcome(Status.TEMPORARY, text, secode="3.5")) from exc
     hello = plan.hello
     if transport.socks_remote_hostname:

@@ -39,6 +39,8 @@ class Received:
     is_encrypted: bool = False
     options: tuple[str, ...] = ()
     """Parameters of MAIL."""
+    hello: str = ""
+    """What the client called itself."""
 
     @property
     def text(self) -> str:
@@ -105,6 +107,7 @@ class Sink:
                     str(session.peer),
                     is_encrypted=session.ssl is not None,
                     options=tuple(map(str, envelope.mail_options)),
+                    hello=str(session.host_name or ""),
                 )
             )
             self.arrived.notify_all()
