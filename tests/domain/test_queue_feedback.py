@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -47,11 +47,12 @@ def read(content: bytes) -> feedback.Report:
 
 
 @pytest.fixture
-def sender(account: Account) -> Account:
+def sender(account: Account) -> Iterator[Account]:
     """An account whose messages have senders of their own, and that wants to know what becomes of them."""
     set_logins(account, [address_of(account)])
     webhooks.set_endpoint(account, "outgoing", "https://hooks.example/")
-    return account
+    yield account
+    QueueMessage.objects.filter(account=account).delete()
 
 
 def sent(sender: Account, from_id: str = "", *, to: str = "them@far.example", retired: bool = True) -> QueueMessage:
