@@ -46,6 +46,7 @@ class _Attempt:
     """What came of the credentials of a request; no outcome: it had none."""
 
     outcome: LoginOutcome | None = None
+    account: Account | None = None
     token: APIToken | None = None
 
 
@@ -73,9 +74,9 @@ class Credentials(BaseAuthentication):
         info(http).account = outcome.account_name
         match outcome.result:
             case LoginResult.OK:
-                assert outcome.account_id is not None
-                account = Account.objects.get(pk=outcome.account_id)
-                return Caller(account, outcome.login_address, attempt.token), attempt.token
+                if attempt.account is None:  # it was removed at this very moment
+                    raise Refused(HTTPStatus.UNAUTHORIZED, f"bad credentials: {_HOW}", ASK)
+                return Caller(attempt.account, outcome.login_address, attempt.token), attempt.token
             case LoginResult.RATELIMITED:
                 raise Refused(HTTPStatus.TOO_MANY_REQUESTS, "too many authentication attempts")
             case LoginResult.LOGINDISABLED:
@@ -110,15 +111,21 @@ def _log_in(request: HttpRequest) -> _Attempt:
         return _with_token(request, password, login)
     context = _context(request, "httpbasic")
     outcome = login_plain(login, "", password, context)
-    if outcome.account_id and Account.objects.filter(pk=outcome.account_id, no_webapi_password=True).exists():
+    account = _account(outcome)
+    if account is not None and account.no_webapi_password:
         refused = Failed(Failure.CREDENTIALS, "the account takes tokens only")
         return _Attempt(login_service().fail(login, None, refused, context, LoginResult.BADCREDS))
-    return _Attempt(outcome)
+    return _Attempt(outcome, account)
 
 
 def _with_token(request: HttpRequest, text: str, login: str) -> _Attempt:
     found = apitokens.log_in(text, login, _context(request, "token"))
-    return _Attempt(found.outcome, found.token)
+    return _Attempt(found.outcome, _account(found.outcome), found.token)
+
+
+def _account(outcome: LoginOutcome) -> Account | None:
+    """Whose login it is, where it succeeded."""
+    return Account.objects.filter(pk=outcome.account_id).first() if outcome.ok and outcome.account_id else None
 
 
 def _context(request: HttpRequest, mechanism: str) -> LoginContext:

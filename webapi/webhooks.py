@@ -7,10 +7,7 @@ from typing import Any, Final
 
 from accounts.models import OutgoingEvent
 
-HEADERS: Final = (
-    *("X-Mox-Webhook-ID", "X-Mox-Webhook-Attempt"),
-    *("webhook-id", "webhook-timestamp", "webhook-signature"),
-)
+HEADERS: Final = ("X-Mox-Webhook-ID", "X-Mox-Webhook-Attempt")
 
 _DELIVERED: Final[dict[str, Any]] = {
     "Version": 0,

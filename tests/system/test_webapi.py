@@ -8,10 +8,14 @@ import email
 import email.policy
 import http.client
 import json
+import re
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from email.message import EmailMessage
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote, urlencode
 
@@ -593,3 +597,22 @@ def test_what_is_sent_arrives(server: Server, new_user: Callable[[], MailboxUser
     assert (shown["Message"]["Text"], shown["Message"]["MessageID"]) == ("hi ☺\n", sent["MessageID"])
     assert (shown["Meta"]["MailFrom"], shown["Meta"]["DKIMVerifiedDomains"]) == (user.address, ["localhost"])
     assert shown["Meta"]["RcptTo"] == user.address
+
+
+DOCUMENTATION = Path(__file__).parents[2] / "docs" / "webapi.md"
+EXAMPLES = re.findall(r"```(sh|python)\n(.*?)```", DOCUMENTATION.read_text(), re.DOTALL)
+
+
+@pytest.mark.parametrize(("language", "example"), [pytest.param(*each, id=str(at)) for at, each in enumerate(EXAMPLES)])
+def test_the_documented_examples_work(
+    server: Server, user: MailboxUser, tmp_path: Path, language: str, example: str
+) -> None:
+    (tmp_path / "logo.png").write_bytes(PNG)
+    (tmp_path / "invoice.pdf").write_bytes(b"%PDF-1.7")
+    here = example.replace("http://localhost:1080", f"http://{server.ip}:{server.http_port}")
+    here = here.replace("mox@localhost", user.address)
+    program = ["sh", "-ec"] if language == "sh" else [sys.executable, "-c"]
+    run = subprocess.run([*program, here], cwd=tmp_path, capture_output=True, text=True, check=True, timeout=60)
+    assert "@localhost>" in run.stdout
+    assert '"Code"' not in run.stdout
+    assert len(queued(user)) == 1
