@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from server import statements
+
 MakePage = Callable[..., Page]
 
 PROBLEMS = ("error", "warning")
@@ -25,6 +27,8 @@ def browser() -> Iterator[Browser]:
         patch.setenv("DJANGO_ALLOW_ASYNC_UNSAFE", "1")
         # Tests may run as root, where Chromium has no sandbox; the pages are our own.
         browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
+        # Under that loop Django has connections of its own, and the one that the thread remembers is another.
+        patch.setattr(statements._of_thread, "database", None)
         yield browser
         browser.close()
 
