@@ -45,7 +45,7 @@ def claims(count: int) -> int:
         _use_django(Path(parent) / "d", set_up=True)
         from django.db import connection
 
-        from mailqueue import leases, operations, recovery
+        from mailqueue import conditions, leases, recovery
         from mailqueue.models import QueueDestination, QueueMessage
         from mailqueue.schedule import Schedule
         from mailqueue.steps import Step
@@ -60,7 +60,7 @@ def claims(count: int) -> int:
                 assert Step(lease, Schedule.of_server(), claim=True, after=0).write(tx) is not None
 
         def page() -> None:
-            operations.page(QueueMessage.objects.all(), "next_attempt", ascending=True)
+            conditions.page(QueueMessage.objects.all(), "next_attempt", ascending=True)
 
         missed = False
         for destinations in (1, 1000, 10_000):

@@ -7,7 +7,10 @@ worker that was thought dead changes nothing any more. Nothing here depends on a
 from __future__ import annotations
 
 import logging
+import threading
+import time
 import uuid
+from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -35,6 +38,8 @@ log = logging.getLogger(__name__)
 LEASE: Final = timedelta(seconds=90)
 UNSTARTED_LEASE: Final = timedelta(seconds=20)  # until a task shows that it was not lost on its way
 GROUP_MAX: Final = 1000  # recipients in one transaction
+BACKLOG_CHEAP: Final = 0.02  # seconds of looking for what is due that are spent each time
+BACKLOG_REUSE: Final = 10.0  # times as long as it took it is not done again, where it takes longer
 RUNNING: Final = "delivering..."  # error text of an attempt under way
 _DISPATCH_LOCK: Final = 0x6D6F7801  # key of the advisory lock (PostgreSQL) that lets one dispatcher claim at a time
 
@@ -134,8 +139,7 @@ class Group:
 
 def claim_due() -> list[Lease]:
     """Claim the destinations that have mail due and no lease, as many as there are free slots."""
-    candidates = _due_destinations(db.now())
-    if not candidates:
+    if not _backlog.look():
         return []
     with db.write():
         if connection.vendor == "postgresql":
@@ -143,13 +147,43 @@ def claim_due() -> list[Lease]:
         now = db.now()
         free = settings.MOX.queue_max_concurrent - QueueDestination.objects.filter(lease_until__gt=now).count()
         claimed: list[Lease] = []
-        for name, slot in candidates:
-            if len(claimed) >= free:
-                break
+        while len(claimed) < free and (candidate := _backlog.take()) is not None:
+            name, slot = candidate
             # Another dispatcher may have come first. That there is mail due was true a moment ago, and need not be now.
             if not QueueDestination.objects.filter(name=name, slot=slot, lease_until__gt=now).exists():
                 claimed.append(_claim(name, slot, now))
         return claimed
+
+
+class _Backlog:
+    """Destinations that are due, in the order of their claims, and found anew for each round but where that costs.
+
+    With thousands of them due it does, and most wait for many rounds: then those that are left are good for ten times
+    as long as it took to find them. Whoever comes meanwhile would come after them anyway.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._left: deque[tuple[str, int]] = deque()
+        self._good_until = 0.0
+
+    def look(self) -> bool:
+        """Whether any are due."""
+        with self._lock:
+            began = time.monotonic()
+            if began > self._good_until or len(self._left) < settings.MOX.queue_max_concurrent:
+                self._left = deque(_due_destinations(db.now()))
+                took = time.monotonic() - began
+                self._good_until = began + took * BACKLOG_REUSE if took > BACKLOG_CHEAP else 0.0
+            return bool(self._left)
+
+    def take(self) -> tuple[str, int] | None:
+        """The next one, with a free slot of it."""
+        with self._lock:
+            return self._left.popleft() if self._left else None
+
+
+_backlog: Final = _Backlog()
 
 
 _any_due: Final = Statement(
