@@ -1,44 +1,38 @@
 """From a received message to the mailboxes of its recipients: checks, header lines, one transaction, and the outcome.
 
 outcomes = await deliver(bridge, message, Circumstances(rules, resolver))
-reply = final_reply(outcomes)
+reply = final_reply(outcomes)  # of smtp.outcomes
 """
 
 from __future__ import annotations
 
 import asyncio
-import enum
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
-from typing import IO, Final, TypeAlias
+from typing import IO, Final
 
 from django.conf import settings
-from django.db import OperationalError
 
-from accounts.addresses import Destination, Resolved, ResolvedAlias
+from accounts.addresses import Resolved, ResolvedAlias
 from junk.analysis import Verdict
 from junk.reputation import Sender
-from mailqueue.submit import Prepared as Bounce
 from protocols.dns import Resolver
 from protocols.message import FromError, from_address, header_section
 from protocols.names import Address
 from protocols.smtpreply import Reply
 from protocols.smtpsyntax import Mail, Path
 from protocols.spf import SpfResult
-from server.db import DatabaseBusy
 from server.ratelimit import networks_of
 from store import blobs
 from store.bridge import Bridge
-from store.db import Tx
-from store.delivery import Delivering, Delivery
-from store.errors import MailboxGone, OverQuota, StoreError
+from store.delivery import Delivery
 from store.flags import NO_FLAGS, SEEN, Flags
 from store.messages import NewMessage, Origin
 
-from . import headers, records, telling
+from . import headers, records
 from .content import Content
 from .copies import Copy, Plan, agreed, canonical_author, first, may_post, plan
 from .errors import SMTPError
@@ -46,59 +40,21 @@ from .events import Interest, interests, joins
 from .forged import without_results_of
 from .judging import Case, judge
 from .localserve import RCPT_PREFIX, special_failure
+from .outcomes import Outcome, Recipient, Result
 from .records import About, Entry
+from .storing import Judged, JudgedCopy, Telling, store
 from .transaction import Peer, Rules
 from .verification import Verification, verify
 
 log = logging.getLogger(__name__)
 
 MAX_RECEIVED: Final = 100  # Received fields; a message with more goes round in circles (RFC 5321 6.3)
-DSN_TRIES: Final = 3  # at a DSN: who fails may change while it is written
-OVER_QUOTA: Final = Reply(452, "4.2.2", "mailbox is full, try again later")
 SMALL: Final = 16 * 1024  # bytes of a message that is taken apart between others
 KNOWN_ADDRESSES: Final = 4096  # clients whose networks are remembered: senders come again
 
 _TLS_VERSIONS: Final = {"TLSv1": 0x0301, "TLSv1.1": 0x0302, "TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 _NO_TLS: Final = 1
 _UNKNOWN_TLS: Final = 0
-
-Failed: TypeAlias = dict[Path, Reply]
-"""Recipients that a message fails for, and why."""
-
-
-class Result(enum.Enum):
-    """What became of a message for one recipient, as the metric names it."""
-
-    DELIVERED = "delivered"
-    REJECT = "reject"
-    HIGH_RATE = "highrate"
-    UNKNOWN_USER = "unknownuser"
-    ACCOUNT_ERROR = "accounterror"
-    DELIVERY_ERROR = "delivererror"
-
-
-@dataclass(frozen=True, slots=True)
-class Recipient:
-    """An accepted RCPT. ``resolved`` is None for an unknown localpart of a hosted domain: refused after DATA."""
-
-    path: Path
-    resolved: Destination | None
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """The result for one recipient. ``reply`` is None where the message was stored, or withheld because of others."""
-
-    recipient: Recipient
-    result: Result
-    reply: Reply | None = None
-    silence: float = 0.0  # seconds to wait before the reply
-    reason: str = ""
-    """Of the verdict."""
-    kept: bool = False
-    """It was rejected, and a copy is where its recipient finds it; of an alias, some member."""
-    accounts: tuple[str, ...] = ()
-    """Those that it was stored for: one, or some of an alias."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +119,9 @@ async def deliver(
         await bridge.call(received.blob.discard)
         raise
     refused = list(outcomes.values())
-    stored = await _store(bridge, judged, _Sender(message, received, case, rules), refused)
+    # localserve is for trying out, and tells in its log.
+    telling = Telling(case, received.smtputf8, message.mail.require_tls, active=not rules.localserve)
+    stored = await store(bridge, judged, telling, refused)
     outcomes |= {outcome.recipient.path: outcome for outcome in stored}
     records.record(about, _entries(outcomes.values(), judged))
     return [
@@ -219,25 +177,6 @@ def _as_covered(recipient: Recipient, covering: Sequence[Outcome]) -> Outcome:
     """The outcome for an alias whose members get the message as other recipients: the best of theirs."""
     best = next((outcome for outcome in covering if outcome.result is Result.DELIVERED), covering[0])
     return replace(best, recipient=recipient)
-
-
-def final_reply(outcomes: Sequence[Outcome]) -> Reply:
-    """The reply to DATA that sums up the outcomes."""
-    if any(outcome.result is Result.DELIVERED for outcome in outcomes):
-        return Reply(250, "2.2.0", "message is stored")
-    failed = [(outcome, outcome.reply) for outcome in outcomes if outcome.reply is not None]
-    withheld = len(failed) < len(outcomes)
-    if len({(reply.code, reply.enhanced) for _, reply in failed}) == 1:
-        first = failed[0][1]
-        code, enhanced, close = first.code, first.enhanced, first.close
-        lines = [f"<{o.recipient.path}>: {reply.text}" if withheld else reply.text for o, reply in failed]
-    else:
-        code, enhanced = (554, "5.3.0") if any(reply.code >= 500 for _, reply in failed) else (451, "4.3.0")
-        close = False
-        lines = [f"<{o.recipient.path}>: {reply.code} {reply.enhanced} {reply.text}" for o, reply in failed]
-    if withheld:
-        lines.append("the other recipients did not get the message either")
-    return Reply(code, enhanced, "\n".join(dict.fromkeys(lines)), close)
 
 
 def check_loop(content: bytes | IO[bytes]) -> None:
@@ -296,32 +235,9 @@ def prepare(message: Message, rules: Rules) -> Prepared:
         raise
 
 
-@dataclass(frozen=True, slots=True)
-class _JudgedCopy:
-    """A copy of a message, what becomes of it, and the message to store."""
-
-    account_name: str
-    verdict: Verdict
-    delivery: Delivery
-
-
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """A recipient with its copies. ``verdict``: what the sender hears of."""
-
-    recipient: Recipient
-    verdict: Verdict
-    copies: tuple[_JudgedCopy, ...]
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether somebody takes it."""
-        return any(_is_wanted(copy.verdict) for copy in self.copies)
-
-
 def _judged(
     message: Message, received: Prepared, case: Case, planned: Plan, verdicts: Sequence[Verdict]
-) -> list[_Judged]:
+) -> list[Judged]:
     """What the transaction needs, for each recipient that gets copies; ``verdicts`` in the order of the copies."""
     results = {
         override: case.verification.header(message.peer.hostname, smtputf8=received.smtputf8, override=override)
@@ -333,18 +249,18 @@ def _judged(
     for path, copies in planned.copies.items():
         members = agreed([next(rest) for _ in copies])
         stored = tuple(
-            _JudgedCopy(
+            JudgedCopy(
                 copy.resolved.account_name,
                 verdict,
                 _delivery(message, copy, received, results[verdict.dmarc_override], case, verdict),
             )
             for copy, verdict in zip(copies, members, strict=True)
         )
-        judged.append(_Judged(recipients[path], first(members), stored))
+        judged.append(Judged(recipients[path], first(members), stored))
     return judged
 
 
-def _entries(outcomes: Iterable[Outcome], judged: Sequence[_Judged]) -> Iterator[Entry]:
+def _entries(outcomes: Iterable[Outcome], judged: Sequence[Judged]) -> Iterator[Entry]:
     """For the record: each copy, and each recipient that has none."""
     copies = {each.recipient.path: each.copies for each in judged}
     for outcome in outcomes:
@@ -357,159 +273,6 @@ def _entries(outcomes: Iterable[Outcome], judged: Sequence[_Judged]) -> Iterator
             missed = outcome.result is Result.DELIVERED and copy.account_name not in outcome.accounts
             result = Result.REJECT if missed else outcome.result
             yield Entry(copy.delivery.account_id, path, result.value, copy.verdict, outcome.reply)
-
-
-class _Undone(Exception):
-    """Nothing was stored; the outcomes tell why."""
-
-    def __init__(self, outcomes: list[Outcome]) -> None:
-        super().__init__("nothing was stored")
-        self.outcomes = outcomes
-
-
-@dataclass(frozen=True, slots=True)
-class _Sender:
-    """Whom a DSN goes to if the message fails for some of its recipients, and about which message."""
-
-    message: Message
-    received: Prepared
-    case: Case
-    rules: Rules
-
-    @property
-    def is_told(self) -> bool:
-        """Whether one is sent. localserve is for trying out, and tells in its log."""
-        return not self.rules.localserve
-
-    async def notice(self, bridge: Bridge, failed: Failed) -> Bounce | None:
-        """The DSN; None where there is none to send, or nobody to send it to."""
-        if not failed or not self.is_told:
-            return None
-        require_tls = self.message.mail.require_tls
-        return await bridge.call(telling.prepare, self.case, self.received.smtputf8, require_tls, list(failed.items()))
-
-
-async def _store(
-    bridge: Bridge, judged: Sequence[_Judged], sender: _Sender, refused: Sequence[Outcome | None]
-) -> list[Outcome]:
-    """One change of the group commit for all recipients, and for the DSN if it fails for some."""
-    failed = _failed(refused)
-    if any(each.is_wanted for each in judged):
-        failed |= {each.recipient.path: _rejection(each.verdict) for each in judged if not each.is_wanted}
-    blob = sender.received.blob
-    for _ in range(DSN_TRIES):
-        notice = await sender.notice(bridge, failed)
-        try:
-            return await _write(bridge, judged, sender, refused, failed, notice)
-        except _Undone as undone:
-            outcomes = undone.outcomes
-            if notice is not None:
-                await bridge.call(notice.discard)
-            found = _failed([*refused, *outcomes])
-            if not any(outcome.result is Result.DELIVERED for outcome in outcomes) or found == failed:
-                break
-            failed = found  # what only the transaction could know: the DSN is written anew
-        except (StoreError, DatabaseBusy):
-            if notice is not None:
-                await bridge.call(notice.discard)
-            await bridge.call(blob.discard)
-            raise
-    await bridge.call(blob.discard)
-    return [o if o.reply is not None else _withheld(o.recipient) for o in outcomes]
-
-
-async def _write(
-    bridge: Bridge,
-    judged: Sequence[_Judged],
-    sender: _Sender,
-    refused: Sequence[Outcome | None],
-    failed: Failed,
-    notice: Bounce | None,
-) -> list[Outcome]:
-    """Raises _Undone where the message fails for others than ``failed``, of whom the notice tells."""
-
-    copies = [copy for each in judged for copy in each.copies]
-
-    def job(tx: Tx) -> list[Outcome]:
-        delivering = Delivering(tx, alone=len(copies) == 1)
-        outcomes = [_stored(delivering, each) for each in judged]
-        if any(outcome.result is Result.DELIVERED for outcome in outcomes):
-            if sender.is_told and (now_failed := _failed([*refused, *outcomes])):
-                if notice is None or now_failed != failed:
-                    raise _Undone(outcomes)
-                notice.enqueue(tx)
-        elif any(outcome.result not in (Result.REJECT, Result.HIGH_RATE) for outcome in outcomes):
-            raise _Undone(outcomes)
-        return outcomes
-
-    accounts = {copy.delivery.account_id for copy in copies}
-    if notice is not None:
-        accounts.add(notice.request.account_id)
-    outcomes = await bridge.write(sorted(accounts), job, sure=notice is None)
-    # Whatever else happens, and for a caller that is cancelled, the change may have been committed, or still be: then
-    # its content must be there. If it was not, the collector finds the file.
-    delivered = any(outcome.result is Result.DELIVERED for outcome in outcomes)
-    if not delivered and not any(outcome.kept for outcome in outcomes):
-        await bridge.call(sender.received.blob.discard)
-    if notice is not None and not delivered:
-        await bridge.call(notice.discard)
-    return outcomes
-
-
-def _failed(outcomes: Sequence[Outcome | None]) -> Failed:
-    return {o.recipient.path: o.reply for o in outcomes if o is not None and o.reply is not None}
-
-
-def _is_wanted(verdict: Verdict) -> bool:
-    return verdict.accept or bool(verdict.into_instead)
-
-
-def _rejection(verdict: Verdict) -> Reply:
-    return Reply(verdict.code, verdict.enhanced, verdict.text)
-
-
-def _stored(delivering: Delivering, judged: _Judged) -> Outcome:
-    """The outcome for a recipient: for an alias, delivered if one member has it, else what the first hears."""
-    recipient = judged.recipient
-    outcomes = [_stored_copy(delivering, recipient, copy) for copy in judged.copies]
-    accounts = tuple(
-        copy.account_name
-        for copy, outcome in zip(judged.copies, outcomes, strict=True)
-        if outcome.result is Result.DELIVERED
-    )
-    if accounts:
-        return Outcome(recipient, Result.DELIVERED, reason=judged.verdict.reason, accounts=accounts)
-    # Members who would take it come before those who would not; that they are over quota is said if it is all there is.
-    failed = [outcome for outcome in outcomes if outcome.result not in (Result.REJECT, Result.HIGH_RATE)]
-    told = next((outcome for outcome in failed if outcome.reply != OVER_QUOTA), (*failed, *outcomes)[0])
-    return replace(told, kept=any(outcome.kept for outcome in outcomes))
-
-
-def _stored_copy(delivering: Delivering, recipient: Recipient, copy: _JudgedCopy) -> Outcome:
-    verdict = copy.verdict
-    about = {"rcptto": str(recipient.path), "account": copy.account_name}
-    try:
-        if _is_wanted(verdict):
-            delivering.deliver(copy.delivery)
-            return Outcome(recipient, Result.DELIVERED, reason=verdict.reason)
-        kept = verdict.keep and delivering.keep_reject(copy.delivery)
-        result = Result.REJECT if verdict.keep else Result.HIGH_RATE
-        return Outcome(recipient, result, _rejection(verdict), reason=verdict.reason, kept=kept)
-    except OverQuota as exc:
-        log.info("recipient is over quota", extra={**about, "err": str(exc)})
-        return Outcome(recipient, Result.DELIVERY_ERROR, OVER_QUOTA)
-    except MailboxGone as exc:
-        log.info("account is gone", extra={**about, "err": str(exc)})
-        return Outcome(recipient, Result.ACCOUNT_ERROR, Reply(451, "4.3.0", "account cannot be opened"))
-    except OperationalError:
-        raise  # the whole transaction is lost: the writer knows what to do
-    except StoreError as exc:
-        log.warning("message cannot be stored", extra={**about, "err": str(exc)})
-        return Outcome(recipient, Result.DELIVERY_ERROR, Reply(451, "4.3.0", "message cannot be stored"))
-
-
-def _withheld(recipient: Recipient) -> Outcome:
-    return Outcome(recipient, Result.DELIVERY_ERROR)
 
 
 def _refusal(recipient: Recipient, rules: Rules) -> Outcome | None:

@@ -19,8 +19,9 @@ from store.bridge import Bridge
 
 from . import metrics
 from .content import Content
-from .delivery import Circumstances, Message, Outcome, Recipient, Result, deliver, final_reply
+from .delivery import Circumstances, Message, deliver
 from .errors import SMTPError
+from .outcomes import Outcome, Recipient, Result, final_reply
 from .recipients import copies_of, resolve_recipient, takes_tls_reports
 from .resolvers import Resolvers
 from .sendercheck import check_hello, check_sender_domain

@@ -135,6 +135,7 @@ class ChangeHub:
         self._task: asyncio.Task[None] | None = None
         self._pending: dict[int, int] = {}
         self._pending_lock = threading.Lock()
+        self._closing = False
 
     async def start(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -144,6 +145,9 @@ class ChangeHub:
     async def close(self) -> None:
         with contextlib.suppress(ValueError):
             _local_listeners.remove(self._changed_here)
+        # A command that is under way on the connection swallows the cancellation of its task, or fails in its place.
+        self._closing = True
+        self._wanted_changed.set()
         if self._task is not None:
             self._task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -212,7 +216,7 @@ class ChangeHub:
             subscription.event.set()
 
     async def _listen(self) -> None:
-        while True:
+        while not self._closing:
             client = redis.asyncio.Redis.from_url(settings.MOX_CACHE_URL)
             try:
                 async with client.pubsub() as pubsub, asyncio.TaskGroup() as tasks:
@@ -220,15 +224,17 @@ class ChangeHub:
                     tasks.create_task(self._ask_for_wanted(pubsub))
                     tasks.create_task(self._hear(pubsub))
             except* (redis.RedisError, OSError) as group:
-                log.info("change notifications: Redis is away, trying again", extra={"err": str(group.exceptions[0])})
-                await asyncio.sleep(RECONNECT_DELAY)
+                if not self._closing:
+                    error = str(group.exceptions[0])
+                    log.info("change notifications: Redis is away, trying again", extra={"err": error})
+                    await asyncio.sleep(RECONNECT_DELAY)
             finally:
                 await client.aclose()
 
     async def _ask_for_wanted(self, pubsub: redis.asyncio.client.PubSub) -> None:
         """Subscribe to the accounts that sessions of this process care about, and to no others."""
         asked: set[int] = set()
-        while True:
+        while not self._closing:
             self._wanted_changed.clear()
             wanted = self._subscriptions.keys() | self._ending_watchers.keys()
             if new := wanted - asked:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests of direct delivery, which several files have."""
+"""Fixtures that several files of these tests have."""
 
 from __future__ import annotations
 
@@ -9,10 +9,18 @@ from pathlib import Path
 import pytest
 
 from accounts.models import Account
+from mailqueue import wakeup
 from protocols.dns import MockResolver
 from server.models import ServerSettings
 from tests.domain.directing import NewWorld, make_world
 from tests.unit.certificates import root
+
+
+@pytest.fixture(autouse=True)
+def nobody_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These tests do what workers do; those of the tests' server, if it runs in this directory, might be faster."""
+    monkeypatch.setattr(wakeup, "now", lambda: None)
+    monkeypatch.setattr(wakeup, "after", lambda wait: None)
 
 
 @pytest.fixture

@@ -23,6 +23,7 @@ from protocols.dns import ErrorKind, MockResolver
 from protocols.dns.servers import parse_servers
 from protocols.dns.stub import StubResolver
 from protocols.message.composer import NameAddress
+from protocols.message.mail import Mail
 from protocols.names import Domain, IPDomain, parse_address
 from protocols.pkix import peer_chain
 from protocols.smtpclient import Session, TLSPolicy
@@ -30,8 +31,11 @@ from protocols.smtpdata import DataReader, DotStuffer
 from protocols.smtpsyntax import Path
 from protocols.spf import Identity, SpfArgs, SpfResult, SpfStatus
 from protocols.stream import Deadline, Stream
+from tests.unit.test_dmarc_reports import REPORT as DMARC_REPORT
+from tests.unit.test_dmarc_reports import mail as dmarc_mail
 
 HOSTNAME: Final = Domain("mx.example")
+AUTHOR: Final = NameAddress("Jan", parse_address("jan@example.org"))
 NOBODY: Final = SpfResult(SpfStatus.NONE, Identity.HELO, None)
 
 # What an example takes as given, by the object whose docstring it is in. What is to be found in the module is there.
@@ -42,6 +46,7 @@ GIVEN: Final[dict[str, Callable[[], dict[str, Any]]]] = {
         "dkim_results": [],
         "spf_result": NOBODY,
     },
+    "protocols.dmarc.report": lambda: {"content": dmarc_mail(DMARC_REPORT, "text/xml")},
     "protocols.dns.mock": lambda: {"ErrorKind": ErrorKind},
     "protocols.durations": lambda: {"timedelta": timedelta},
     "protocols.deflate": lambda: {"data": b""},
@@ -56,6 +61,10 @@ GIVEN: Final[dict[str, Callable[[], dict[str, Any]]]] = {
         "file": io.BytesIO(),
         "address": parse_address("jan@example.org"),
         "NameAddress": NameAddress,
+    },
+    "protocols.message.mail": lambda: {
+        "file": io.BytesIO(),
+        "mail": Mail(from_=AUTHOR, to=[AUTHOR], date=datetime.now(UTC), message_id="<x@example.org>", text="hi"),
     },
     "protocols.metrics": lambda: {"metrics": metrics, "observe": lambda name, seconds, labels: None},
     "protocols.spf.evaluation": lambda: {
