@@ -17,10 +17,12 @@ from tests.unit.certificates import root
 
 
 @pytest.fixture(autouse=True)
-def nobody_is_woken(monkeypatch: pytest.MonkeyPatch) -> None:
+def nobody_is_woken() -> Iterator[None]:
     """These tests do what workers do; those of the tests' server, if it runs in this directory, might be faster."""
-    monkeypatch.setattr(wakeup, "now", lambda: None)
-    monkeypatch.setattr(wakeup, "after", lambda wait: None)
+    with pytest.MonkeyPatch.context() as patch:  # of its own, which ends last
+        patch.setattr(wakeup, "now", lambda: None)
+        patch.setattr(wakeup, "after", lambda wait: None)
+        yield
 
 
 @pytest.fixture
