@@ -93,6 +93,12 @@ class Worker:
             for drain in self._drains.values():
                 drain.stop()
 
+    def close(self) -> None:
+        """End its threads, whose connections to the database end with them; nothing is being delivered any more."""
+        self._stopped.set()
+        self._database.close()
+        self._writer.close()
+
     def _beat(self) -> None:
         while not self._stopped.wait(HEARTBEAT):
             with self._lock:

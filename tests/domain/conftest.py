@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,7 +13,7 @@ from accounts.models import Account
 from mailqueue import wakeup
 from protocols.dns import MockResolver
 from server.models import ServerSettings
-from tests.domain.directing import NewWorld, make_world
+from tests.domain.directing import NewWorld, World, make_world
 from tests.unit.certificates import root
 
 
@@ -33,7 +34,15 @@ def new_world(account: Account, data_dir: Path) -> Iterator[NewWorld]:
     before = {name: getattr(settings, name) for name in own}
     _set(settings, own)
     Account.objects.filter(pk=account.pk).update(keep_retired_message_period=timedelta(hours=1))
-    yield lambda **options: make_world(MockResolver(**options), data_dir)
+    worlds: list[World] = []
+
+    def make(**options: Any) -> World:
+        worlds.append(make_world(MockResolver(**options), data_dir))
+        return worlds[-1]
+
+    yield make
+    for world in worlds:
+        world.worker.close()
     _set(settings, before)
 
 

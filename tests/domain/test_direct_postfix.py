@@ -65,9 +65,10 @@ def resolver(host: str, directory: Path) -> Iterator[StubResolver]:
 
 
 @pytest.fixture
-def world(new_world: NewWorld, resolver: StubResolver, data_dir: Path) -> World:
+def world(new_world: NewWorld, resolver: StubResolver, data_dir: Path) -> Iterator[World]:
     worker = Worker(f"test {uuid.uuid4()}", data_dir, 2, Network(resolver, PORT, TIMEOUTS))
-    return World(worker, new_world().resolver)
+    yield World(worker, new_world().resolver)
+    worker.close()
 
 
 CASES = {
