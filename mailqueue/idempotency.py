@@ -9,6 +9,7 @@ The answer is stored in the transaction that queues the message: either both are
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -55,7 +56,7 @@ class Begun:
     def complete(self, response: Mapping[str, Any], status: int) -> None:
         """Store the answer, in a transaction. Raises InProgress if it took so long that another took its place."""
         mine = IdempotencyKey.objects.filter(pk=self.pk, owner=self.owner, response__isnull=True)
-        if not mine.update(response=dict(response), status=status, expires=db.now() + KEPT):
+        if not mine.update(response=json.dumps(dict(response)), status=status, expires=db.now() + KEPT):
             raise InProgress
 
     def abandon(self) -> None:
@@ -89,7 +90,7 @@ def begin(write: Write, account_id: int, method: str, key: str, digest: bytes) -
         raise KeyMismatch
     if row.response is None:
         raise InProgress
-    return Replay(row.response, row.status)
+    return Replay(json.loads(row.response), row.status)
 
 
 def clean_up() -> int:

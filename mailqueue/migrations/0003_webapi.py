@@ -19,7 +19,7 @@ class Migration(migrations.Migration):
                 ('method', models.CharField(max_length=32)),
                 ('key', models.CharField(max_length=256)),
                 ('request_hash', models.BinaryField(help_text='SHA-256 of what was asked for.', max_length=32)),
-                ('response', models.JSONField(help_text='What was answered; none while the call is worked on.', null=True)),
+                ('response', models.TextField(help_text='What was answered, in JSON; none while the call is worked on.', null=True)),
                 ('status', models.PositiveSmallIntegerField(default=0, help_text='Of the answer.')),
                 ('owner', models.UUIDField(help_text='The call that works on it.')),
                 ('locked_until', models.DateTimeField(help_text='A call that did not end until then is dead.')),
