@@ -445,6 +445,59 @@ class HookAttempt(models.Model):
     success = models.BooleanField(default=False)
     code = models.PositiveSmallIntegerField(default=0, help_text="HTTP status; 0: none.")
     error = models.TextField(blank=True, default="")
+    response = models.TextField(blank=True, default="", help_text="The first 512 bytes of its body.")
+
+    class Meta:
+        indexes = [models.Index(fields=["hook_id", "start"], name="hook_history")]
+
+    def __str__(self) -> str:
+        return f"attempt of webhook {self.hook_id} at {self.start}"
+
+
+class OwnIPStatus(models.Model):
+    """Whether a DNS blocklist has an address that mail goes out from, when it was last asked."""
+
+    class Status(models.TextChoices):
+        PASS = "pass"  # noqa: S105 # a result, no password
+        FAIL = "fail", "listed"
+        TEMPERROR = "temperror", "could not be asked"
+        UNKNOWN = "unknown", "own addresses are not known"
+
+    zone = models.CharField(max_length=255)
+    ip = models.CharField(max_length=45, blank=True, help_text="Empty: not known.")
+    status = models.CharField(max_length=16, choices=Status.choices)
+    explanation = models.CharField(max_length=500, blank=True, default="")
+    checked = models.DateTimeField()
+
+    class Meta:
+        verbose_name = "status of an own IP"
+        verbose_name_plural = "status of own IPs"
+        constraints = [models.UniqueConstraint(fields=["zone", "ip"], name="own_ip_status_once")]
+
+    def __str__(self) -> str:
+        return f"{self.ip or 'own addresses'} in {self.zone}: {self.status}"
+
+
+class OwnIPMonitor(models.Model):
+    """The one row that says when blocklists were last asked about all own addresses, and what went out since."""
+
+    checked = models.DateTimeField(null=True)
+    connections = models.PositiveIntegerField(default=0, help_text="Direct ones, since the last check.")
+
+    class Meta:
+        constraints = [models.CheckConstraint(condition=Q(pk=1), name="own_ip_monitor_one_row")]
+
+    def __str__(self) -> str:
+        return f"own IPs checked at {self.checked}"
+
+
+class IdempotencyKey(models.Model):
+    """A call that a client may repeat without its being done twice, and what was answered."""
+
+    account = models.ForeignKey(Account, on_delete=models.CASCADE, related_name="+", db_index=False)
+    method = models.CharField(max_length=32)
+    key = models.CharField(max_length=256)
+    request_hash = models.BinaryField(max_length=32, help_text="SHA-256 of what was asked for.")
     response = models.TextField(null=True, help_text="What was answered, in JSON; none while the call is worked on.")
     status = models.PositiveSmallIntegerField(default=0, help_text="Of the answer.")
     owner = models.UUIDField(help_text="The call that works on it.")
