@@ -9,9 +9,7 @@ transaction. What a process that is killed has not written is in its log, and in
 
 from __future__ import annotations
 
-import atexit
 import logging
-import os
 import threading
 import time
 from collections import Counter
@@ -26,6 +24,7 @@ from django.db.models import QuerySet
 from accounts.models import Account
 from protocols.message import clean_text
 from server import db
+from server.perprocess import PerProcess
 
 from .models import DECISION_TEXT_MAX, Decision
 
@@ -190,26 +189,4 @@ def _text(text: str) -> str:
     return clean_text(text[:DECISION_TEXT_MAX])
 
 
-_of_this_process: Recorder | None = None
-
-
-def recorder() -> Recorder:
-    """The recorder of this process; made at the first call, and anew in a forked process."""
-    global _of_this_process  # noqa: PLW0603 # one per process, by design
-    if _of_this_process is None:
-        _of_this_process = Recorder()
-    return _of_this_process
-
-
-def _flush_at_exit() -> None:
-    if _of_this_process is not None:
-        _of_this_process.flush()
-
-
-def _forget_recorder() -> None:
-    global _of_this_process  # noqa: PLW0603 # the thread stayed in the parent, and so did what it will write
-    _of_this_process = None
-
-
-atexit.register(_flush_at_exit)
-os.register_at_fork(after_in_child=_forget_recorder)
+recorder: Final = PerProcess(Recorder, at_exit=Recorder.flush)

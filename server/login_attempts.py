@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import atexit
 import hashlib
 import json
 import logging
-import os
 import threading
 import time
 from dataclasses import astuple, dataclass, replace
@@ -18,6 +16,7 @@ from django.db.models import F
 
 from . import db
 from .models import LoginAttempt, LoginResult
+from .perprocess import PerProcess
 
 log = logging.getLogger(__name__)
 
@@ -205,26 +204,4 @@ def remove_expired(now: datetime) -> int:
     return removed
 
 
-_of_this_process: AttemptRecorder | None = None
-
-
-def recorder() -> AttemptRecorder:
-    """The recorder of this process; made at the first call, and anew in a forked process."""
-    global _of_this_process  # noqa: PLW0603 # one per process, by design
-    if _of_this_process is None:
-        _of_this_process = AttemptRecorder()
-    return _of_this_process
-
-
-def _flush_at_exit() -> None:
-    if _of_this_process is not None:
-        _of_this_process.flush()
-
-
-def _forget_recorder() -> None:
-    global _of_this_process  # noqa: PLW0603 # the thread stayed in the parent, and so did what it will write
-    _of_this_process = None
-
-
-atexit.register(_flush_at_exit)
-os.register_at_fork(after_in_child=_forget_recorder)
+recorder: Final = PerProcess(AttemptRecorder, at_exit=AttemptRecorder.flush)

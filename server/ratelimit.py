@@ -11,7 +11,6 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-import os
 import secrets
 import time
 from collections import Counter
@@ -30,6 +29,7 @@ from redis.exceptions import ConnectionError as RedisConnectionError
 from redis.retry import Retry
 
 from . import ratelimit_scripts as scripts
+from .perprocess import PerProcess
 from .ratelimit_local import LimitedCounter, LocalCounters
 
 log = logging.getLogger(__name__)
@@ -458,20 +458,4 @@ _LEASE_PREFIX: Final = f"{_PREFIX}lease:"
 _ADMITTED: Final = 0
 _LEASE_LOST: Final = -1
 
-_of_this_process: Limiter | None = None
-
-
-def limiter() -> Limiter:
-    """The limiter of this process, on settings.MOX_CACHE_URL; made at the first call, and anew in a forked process."""
-    global _of_this_process  # noqa: PLW0603 # one per process, by design
-    if _of_this_process is None:
-        _of_this_process = Limiter(settings.MOX_CACHE_URL)
-    return _of_this_process
-
-
-def _forget_limiter() -> None:
-    global _of_this_process  # noqa: PLW0603 # the child's connections are its own
-    _of_this_process = None
-
-
-os.register_at_fork(after_in_child=_forget_limiter)
+limiter: Final = PerProcess(lambda: Limiter(settings.MOX_CACHE_URL))
